@@ -1,0 +1,14 @@
+module github.com/inlay-dev/inlay
+
+go 1.26.0
+
+require (
+	github.com/moby/sys/reexec v0.1.0
+	github.com/moby/sys/user v0.5.0
+	golang.org/x/sys v0.49.0
+)
+
+require (
+	github.com/stretchr/testify v1.12.1
+	go.yaml.in/yaml/v3 v3.0.5 // indirect
+)

@@ -1,0 +1,5 @@
+//go:build !amd64
+
+package launcher
+
+const archName = "arm64"

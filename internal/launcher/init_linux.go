@@ -1,0 +1,637 @@
+package launcher
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/inlay-dev/inlay/internal/rawproc"
+)
+
+// Request is what it takes to make an init.
+type Request struct {
+	Clone    uint64 // clone flags: the new namespaces
+	Prepare  []byte // encoded plans; nil where there is nothing to do
+	Parent   []byte
+	Teardown []byte
+	Child    []byte
+	FDs      []int // for the prepare and parent plans: registers 1, 2, …
+	ChildFDs []int // for the child plan, from ChildReg on
+	ChildReg int
+	ProcReg  int  // the register that gets a descriptor of /proc/<init>
+	Quiet    bool // a job follows at once: hear of the child plan only if it fails
+}
+
+// PlanError is a step that failed in one of the raw processes.
+type PlanError struct {
+	Phase int // rawproc.PhasePrepare …
+	Step  int // from 1; of rawproc.PhaseClone: which of the launcher's own calls
+	Errno syscall.Errno
+}
+
+// Error names the phase and the step by number: the text of the plan is the
+// caller's.
+func (e *PlanError) Error() string {
+	return fmt.Sprintf("phase %d, step %d: %v", e.Phase, e.Step, e.Errno)
+}
+
+// Unwrap returns the errno.
+func (e *PlanError) Unwrap() error { return e.Errno }
+
+// Init is the PID 1 of one container.
+type Init struct {
+	l    *Launcher
+	id   uint32
+	sock int
+
+	sendMu sync.Mutex
+
+	ready chan struct{} // the launcher answered
+	setup chan struct{} // the child plan was done, or failed
+	empty chan struct{} // nothing but init is left in the container
+	gone  chan struct{} // init was reaped, or died with its launcher
+	ended chan struct{} // the socket's end was read
+	done  chan struct{} // both: nothing more will be heard
+
+	mu       sync.Mutex
+	err      error // of ready or setup
+	pid      int
+	pidfd    int
+	status   syscall.WaitStatus
+	teardown error
+	jobs     map[uint32]*Job
+	nextJob  uint32
+	opens    map[uint32]chan opened
+	closed   bool
+}
+
+type opened struct {
+	fd  int
+	err error
+}
+
+// JobRequest is what it takes to start a job.
+type JobRequest struct {
+	Plan   []byte
+	FDs    []int // registers 0, 1, …
+	Main   bool  // its end is the end of everything in the container
+	Finish bool  // and of init
+}
+
+// Job is one started, or starting, program.
+type Job struct {
+	init    *Init
+	id      uint32
+	Started chan struct{} // execve succeeded or failed
+	Exited  chan struct{} // its end was reported, or init is gone
+
+	mu    sync.Mutex
+	err   error
+	pid   int
+	pidfd int
+	begun int64 // CLOCK_MONOTONIC: the request was taken
+	start int64 // execve was done
+	exit  *Exit
+}
+
+// Exit is how a job ended.
+type Exit struct {
+	Status syscall.WaitStatus
+	Time   int64 // CLOCK_MONOTONIC
+	User   time.Duration
+	System time.Duration
+	MaxRSS int64 // KiB
+	In     int64 // blocks of 512 bytes
+	Out    int64
+	MinFlt int64
+	MajFlt int64
+	Vol    int64
+	Forced int64
+}
+
+// Spawn asks the launcher for an init and sends it its child plan; it does not
+// wait. The caller keeps the launcher acquired until Close.
+func (l *Launcher) Spawn(ctx context.Context, r *Request) (*Init, error) {
+	host, peer, err := socketpair()
+	if err != nil {
+		return nil, err
+	}
+	i := &Init{
+		l: l, sock: host, pidfd: -1, jobs: map[uint32]*Job{}, opens: map[uint32]chan opened{},
+		ready: make(chan struct{}), setup: make(chan struct{}), empty: make(chan struct{}),
+		gone: make(chan struct{}), ended: make(chan struct{}), done: make(chan struct{}),
+	}
+	l.mu.Lock()
+	l.nextID++
+	i.id = l.nextID
+	l.inits[i.id] = i
+	poll := l.poll
+	dead := l.isDead
+	l.mu.Unlock()
+	if dead {
+		err = ErrDied
+	} else {
+		err = poll.add(host, i.answers)
+	}
+	if err == nil {
+		h := rawproc.Header{
+			Op: rawproc.OpSpawn, ID: i.id, Clone: r.Clone, Prepare: uint32(len(r.Prepare)), Parent: uint32(len(r.Parent)),
+			Teardown: uint32(len(r.Teardown)), ProcReg: uint32(r.ProcReg),
+		}
+		plans := append(append(append([]byte(nil), r.Prepare...), r.Parent...), r.Teardown...)
+		err = l.request(ctx, h, plans, append([]int{peer}, r.FDs...))
+	}
+	if err == nil {
+		h := rawproc.Header{Op: rawproc.OpSetup, ID: i.id, Register: uint32(r.ChildReg)}
+		if r.Quiet {
+			h.Flags = rawproc.FlagQuiet
+		}
+		err = i.request(ctx, h, r.Child, r.ChildFDs)
+		if errors.Is(err, unix.EPIPE) {
+			err = nil // it ended early: the launcher's answer says why
+		}
+	}
+	_ = unix.Close(peer)
+	if err != nil {
+		i.forget()
+		return nil, err
+	}
+	return i, nil
+}
+
+// forget takes an init off the books whose spawn was not even asked for, or
+// whose answer nobody waits for.
+func (i *Init) forget() {
+	i.l.mu.Lock()
+	delete(i.l.inits, i.id)
+	poll := i.l.poll
+	i.l.mu.Unlock()
+	poll.remove(i.sock)
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if !i.closed {
+		i.closed = true
+		_ = unix.Close(i.sock)
+		if i.pidfd >= 0 {
+			_ = unix.Close(i.pidfd)
+		}
+	}
+}
+
+func (i *Init) request(ctx context.Context, h rawproc.Header, plans []byte, fds []int) error {
+	i.sendMu.Lock()
+	defer i.sendMu.Unlock()
+	i.mu.Lock()
+	closed := i.closed
+	i.mu.Unlock()
+	if closed {
+		return unix.EPIPE
+	}
+	return send(ctx, i.sock, h, plans, fds)
+}
+
+// spawned takes the launcher's answer.
+func (i *Init) spawned(a rawproc.Answer, pidfd int) {
+	i.mu.Lock()
+	if a.Errno != 0 || pidfd < 0 {
+		i.err = &PlanError{int(a.Phase), int(a.Step), syscall.Errno(a.Errno)}
+	}
+	i.pid, i.pidfd = int(a.PID), pidfd
+	failed := i.err != nil
+	i.mu.Unlock()
+	close(i.ready)
+	if failed {
+		i.markGone()
+	}
+}
+
+func (i *Init) goneAnswer(a rawproc.Answer) {
+	i.mu.Lock()
+	i.status = syscall.WaitStatus(a.Status)
+	if a.Errno != 0 {
+		i.teardown = &PlanError{0, int(a.Step), syscall.Errno(a.Errno)}
+	}
+	i.mu.Unlock()
+	i.markGone()
+}
+
+// orphaned is called when the launcher died: init dies too, and nobody reports.
+func (i *Init) orphaned() {
+	i.mu.Lock()
+	select {
+	case <-i.ready:
+	default:
+		i.err = ErrDied
+		close(i.ready)
+	}
+	pidfd := i.pidfd
+	i.mu.Unlock()
+	if pidfd < 0 {
+		i.markGone()
+		return
+	}
+	_ = unix.PidfdSendSignal(pidfd, unix.SIGKILL, nil, 0) // it may be dead already
+	var once sync.Once
+	if err := i.l.watch().add(pidfd, func() {
+		once.Do(func() {
+			i.l.watch().remove(pidfd)
+			i.markGone()
+		})
+	}); err != nil {
+		i.markGone()
+	}
+}
+
+func (i *Init) markGone() {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	select {
+	case <-i.gone:
+	default:
+		close(i.gone)
+	}
+	i.finish()
+}
+
+// finish, with mu held, ends what waits for an init that says no more.
+func (i *Init) finish() {
+	select {
+	case <-i.gone:
+	default:
+		return
+	}
+	select {
+	case <-i.ended:
+	default:
+		if i.pidfd >= 0 {
+			return // what is in the socket is still to be read
+		}
+	}
+	select {
+	case <-i.done:
+		return
+	default:
+	}
+	for _, j := range i.jobs {
+		j.lost()
+	}
+	i.jobs = map[uint32]*Job{}
+	for _, c := range i.opens {
+		c <- opened{-1, unix.ESRCH}
+	}
+	i.opens = map[uint32]chan opened{}
+	if i.err == nil {
+		i.err = fmt.Errorf("init ended early: %s", statusText(i.status))
+	}
+	shut(i.setup)
+	shut(i.empty)
+	close(i.done)
+}
+
+func statusText(s syscall.WaitStatus) string {
+	if s.Signaled() {
+		return "killed by " + unix.SignalName(s.Signal())
+	}
+	return fmt.Sprintf("exit code %d", s.ExitStatus())
+}
+
+func shut(c chan struct{}) {
+	select {
+	case <-c:
+	default:
+		close(c)
+	}
+}
+
+// answers reads what init says; on the poller's goroutine.
+func (i *Init) answers() {
+	for {
+		a, fd, err := receive(i.sock)
+		if errors.Is(err, errNothing) {
+			return
+		}
+		if err != nil {
+			i.l.watch().remove(i.sock)
+			i.mu.Lock()
+			shut(i.ended)
+			i.finish()
+			i.mu.Unlock()
+			return
+		}
+		i.answer(a, fd)
+	}
+}
+
+func (i *Init) answer(a rawproc.Answer, fd int) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	j := i.jobs[a.ID]
+	switch {
+	case a.Op == rawproc.AnsSetup:
+		if a.Errno != 0 {
+			i.err = &PlanError{int(a.Phase), int(a.Step), syscall.Errno(a.Errno)}
+		}
+		shut(i.setup)
+	case a.Op == rawproc.AnsStarted && j != nil:
+		shut(i.setup)
+		if a.Errno != 0 {
+			delete(i.jobs, a.ID)
+		}
+		j.started(a, fd)
+		return
+	case a.Op == rawproc.AnsExited && j != nil:
+		delete(i.jobs, a.ID)
+		j.exited(a)
+	case a.Op == rawproc.AnsEmpty:
+		shut(i.empty)
+	case a.Op == rawproc.AnsOpened && i.opens[a.ID] != nil:
+		c := i.opens[a.ID]
+		delete(i.opens, a.ID)
+		if a.Errno != 0 {
+			c <- opened{-1, syscall.Errno(a.Errno)}
+		} else {
+			c <- opened{fd, nil}
+			return
+		}
+	}
+	if fd >= 0 {
+		_ = unix.Close(fd)
+	}
+}
+
+// Ready waits until init exists and, unless the request was quiet, its child
+// plan is done.
+func (i *Init) Ready(ctx context.Context) error {
+	for _, c := range []chan struct{}{i.ready, i.setup} {
+		select {
+		case <-c:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+		i.mu.Lock()
+		err := i.err
+		i.mu.Unlock()
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Spawned waits until the launcher answered.
+func (i *Init) Spawned(ctx context.Context) error {
+	select {
+	case <-i.ready:
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return i.err
+}
+
+// PID is init's process id on the host; 0 before Spawned.
+func (i *Init) PID() int {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return i.pid
+}
+
+// Start asks init for a job; it does not wait.
+func (i *Init) Start(ctx context.Context, r *JobRequest) (*Job, error) {
+	j := &Job{init: i, pidfd: -1, Started: make(chan struct{}), Exited: make(chan struct{})}
+	i.mu.Lock()
+	select {
+	case <-i.done:
+		i.mu.Unlock()
+		return nil, unix.ESRCH
+	default:
+	}
+	i.nextJob++
+	j.id = i.nextJob
+	i.jobs[j.id] = j
+	i.mu.Unlock()
+	h := rawproc.Header{Op: rawproc.OpJob, ID: j.id}
+	if r.Main {
+		h.Flags |= rawproc.FlagMain
+	}
+	if r.Finish {
+		h.Flags |= rawproc.FlagFinish
+	}
+	err := i.request(ctx, h, r.Plan, r.FDs)
+	if err != nil && !errors.Is(err, unix.EPIPE) {
+		i.mu.Lock()
+		delete(i.jobs, j.id)
+		i.mu.Unlock()
+		return nil, err
+	}
+	return j, nil // EPIPE: init ended early, and the job will be lost
+}
+
+// started takes init's word of the job's execve. With init's mu held.
+func (j *Job) started(a rawproc.Answer, pidfd int) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.pid, j.pidfd, j.start, j.begun = int(a.PID), pidfd, a.Time, a.User
+	if a.Errno != 0 {
+		j.err = &PlanError{int(a.Phase), int(a.Step), syscall.Errno(a.Errno)}
+		close(j.Started)
+		close(j.Exited)
+		return
+	}
+	close(j.Started)
+	// Init may be hindered from telling that the job ended (a job with too many
+	// rights froze it): its own pidfd tells too.
+	var once sync.Once
+	if err := j.init.l.watch().add(pidfd, func() {
+		once.Do(func() {
+			j.init.l.watch().remove(pidfd)
+			time.AfterFunc(time.Second, func() {
+				select {
+				case <-j.Exited:
+				default:
+					_ = j.init.Kill() // its end is the report
+				}
+			})
+		})
+	}); err != nil {
+		_ = j.init.Kill()
+	}
+}
+
+// exited takes init's report. With init's mu held.
+func (j *Job) exited(a rawproc.Answer) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.exit = &Exit{
+		Status: syscall.WaitStatus(a.Status), Time: a.Time, User: time.Duration(a.User), System: time.Duration(a.System),
+		MaxRSS: a.MaxRSS, In: a.In, Out: a.Out, MinFlt: a.MinFlt, MajFlt: a.MajFlt, Vol: a.Vol, Forced: a.Forced,
+	}
+	j.unwatch()
+	close(j.Exited)
+}
+
+// lost ends a job whose init is gone. With init's mu held.
+func (j *Job) lost() {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	select {
+	case <-j.Started:
+	default:
+		j.err = j.init.err
+		if j.err == nil {
+			j.err = fmt.Errorf("init ended early: %s", statusText(j.init.status))
+		}
+		close(j.Started)
+	}
+	j.unwatch()
+	close(j.Exited)
+}
+
+func (j *Job) unwatch() {
+	if j.pidfd >= 0 {
+		j.init.l.watch().remove(j.pidfd)
+		_ = unix.Close(j.pidfd)
+		j.pidfd = -1
+	}
+}
+
+// Err is what Started found: nil, or why the program does not run.
+func (j *Job) Err() error {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.err
+}
+
+// Exit is how the job ended; nil if it is not known.
+func (j *Job) Exit() *Exit {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.exit
+}
+
+// Times are CLOCK_MONOTONIC before the job's fork and after its execve.
+func (j *Job) Times() (begun, start int64) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.begun, j.start
+}
+
+// PID is the job's id in its container's PID namespace.
+func (j *Job) PID() int {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.pid
+}
+
+// Signal sends a signal to the job's first process.
+func (j *Job) Signal(sig syscall.Signal) error {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.pidfd < 0 {
+		return unix.ESRCH
+	}
+	return unix.PidfdSendSignal(j.pidfd, sig, nil, 0)
+}
+
+// SignalGroup has init signal the job's process group.
+func (j *Job) SignalGroup(ctx context.Context, sig syscall.Signal) error {
+	return j.init.request(ctx, rawproc.Header{Op: rawproc.OpSignal, ID: j.id, Signal: uint32(sig)}, nil, nil)
+}
+
+// Kill kills init and with it everything in its PID namespace.
+func (i *Init) Kill() error {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if i.pidfd < 0 || i.closed {
+		return unix.ESRCH
+	}
+	return unix.PidfdSendSignal(i.pidfd, unix.SIGKILL, nil, 0)
+}
+
+// KillAll has init kill everything else; Empty tells when it is done.
+func (i *Init) KillAll(ctx context.Context) error {
+	return i.request(ctx, rawproc.Header{Op: rawproc.OpKillAll}, nil, nil)
+}
+
+// Empty is closed when nothing but init is left.
+func (i *Init) Empty() <-chan struct{} { return i.empty }
+
+// Done is closed when init is gone and has said its last.
+func (i *Init) Done() <-chan struct{} { return i.done }
+
+// Status says how init ended, after Done.
+func (i *Init) Status() string {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return statusText(i.status)
+}
+
+// Open opens a file below the container's root for reading; with path set, as
+// O_PATH. The caller owns the descriptor and must look what it is.
+func (i *Init) Open(ctx context.Context, path string, opath bool) (int, error) {
+	c := make(chan opened, 1)
+	i.mu.Lock()
+	select {
+	case <-i.done:
+		i.mu.Unlock()
+		return -1, unix.ESRCH
+	default:
+	}
+	i.nextJob++
+	id := i.nextJob
+	i.opens[id] = c
+	i.mu.Unlock()
+	h := rawproc.Header{Op: rawproc.OpOpen, ID: id}
+	if opath {
+		h.Flags = rawproc.FlagQuiet
+	}
+	if err := i.request(ctx, h, append([]byte(path), 0), nil); err != nil {
+		i.mu.Lock()
+		delete(i.opens, id)
+		i.mu.Unlock()
+		return -1, err
+	}
+	select {
+	case o := <-c:
+		return o.fd, o.err
+	case <-ctx.Done():
+		i.mu.Lock()
+		_, waiting := i.opens[id]
+		delete(i.opens, id)
+		i.mu.Unlock()
+		if !waiting {
+			if o := <-c; o.fd >= 0 {
+				_ = unix.Close(o.fd)
+			}
+		}
+		return -1, context.Cause(ctx)
+	}
+}
+
+// Close kills init, waits until it is gone and forgets it. It returns what the
+// teardown plan could not do, or the context's end.
+func (i *Init) Close(ctx context.Context) error {
+	select {
+	case <-i.ready:
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	if err := i.Kill(); err != nil && !errors.Is(err, unix.ESRCH) {
+		return fmt.Errorf("kill init: %w", err)
+	}
+	select {
+	case <-i.done:
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	i.forget()
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return i.teardown
+}

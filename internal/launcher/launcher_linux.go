@@ -1,0 +1,467 @@
+package launcher
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/moby/sys/reexec"
+	"golang.org/x/sys/unix"
+
+	"github.com/inlay-dev/inlay/internal/launcher/boot"
+	"github.com/inlay-dev/inlay/internal/rawproc"
+)
+
+// Launcher is the running launcher of this program.
+type Launcher struct {
+	// User tells that the launcher has a user namespace of its own, with these
+	// id maps; containers nest below it. Without, it has the host's.
+	User bool
+	UIDs []IDMap
+	GIDs []IDMap
+	// MapsNote says why the maps hold a single id, where they do.
+	MapsNote string
+
+	pid   int
+	pidfd int
+	sock  int
+
+	sendMu sync.Mutex // one request at a time: it may be several messages
+
+	mu     sync.Mutex
+	poll   *poller
+	users  int // who keeps the poller running
+	inits  map[uint32]*Init
+	nextID uint32
+	held   map[uint32]chan error
+	states map[string]*State
+	dead   chan struct{}
+	isDead bool
+}
+
+// IDMap is one line of a uid_map or gid_map file.
+type IDMap struct{ Inside, Outside, Size uint32 }
+
+// Error is an operation of starting or reaching the launcher that failed.
+type Error struct {
+	Op     string
+	Path   string
+	Err    error
+	Remedy string
+}
+
+// Error says what was tried, and the remedy where there is one.
+func (e *Error) Error() string {
+	msg := strings.TrimSpace(e.Op+" "+e.Path) + ": " + e.Err.Error()
+	if e.Remedy != "" {
+		msg += " (" + e.Remedy + ")"
+	}
+	return msg
+}
+
+// Unwrap returns the kernel's answer.
+func (e *Error) Unwrap() error { return e.Err }
+
+// ErrNoTurn means that the program ran as itself where the launcher should have
+// begun.
+var ErrNoTurn = errors.New("the launcher did not begin")
+
+// ErrDied means that the launcher ended while it was needed.
+var ErrDied = errors.New("the launcher died")
+
+var (
+	currentMu sync.Mutex
+	current   *Launcher
+)
+
+// Acquire returns the launcher of this program and keeps it watched until
+// Release. It starts one where none runs. For concurrent use.
+func Acquire(ctx context.Context) (*Launcher, error) {
+	currentMu.Lock()
+	defer currentMu.Unlock()
+	if current != nil {
+		if err := current.retain(); err == nil {
+			return current, nil
+		}
+		current.bury()
+		current = nil
+	}
+	type result struct {
+		l   *Launcher
+		err error
+	}
+	// A fresh goroutine: the caller's may be locked to a thread that is in
+	// another namespace.
+	c := make(chan result, 1)
+	go func() {
+		l, err := start(ctx)
+		c <- result{l, err}
+	}()
+	r := <-c
+	if r.err != nil {
+		return nil, r.err
+	}
+	if err := r.l.retain(); err != nil {
+		r.l.bury()
+		return nil, err
+	}
+	current = r.l
+	return current, nil
+}
+
+// retain starts the poller for the first user.
+func (l *Launcher) retain() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !l.isDead && l.users == 0 {
+		// Nobody watched meanwhile: is it still there?
+		if n, err := unix.Poll([]unix.PollFd{{Fd: int32(l.sock), Events: unix.POLLIN}}, 0); err != nil || n != 0 {
+			l.isDead = true
+			close(l.dead)
+		}
+	}
+	if l.isDead {
+		return ErrDied
+	}
+	if l.users == 0 {
+		p, err := newPoller()
+		if err != nil {
+			return err
+		}
+		if err := p.add(l.sock, l.answers); err != nil {
+			p.close()
+			return err
+		}
+		l.poll = p
+	}
+	l.users++
+	return nil
+}
+
+// Release undoes one Acquire. After the last the program has no goroutine of
+// ours; the launcher itself stays, for the next.
+func (l *Launcher) Release() {
+	l.mu.Lock()
+	l.users--
+	var p *poller
+	if l.users == 0 {
+		p, l.poll = l.poll, nil
+	}
+	l.mu.Unlock()
+	if p != nil {
+		p.remove(l.sock)
+		p.close()
+		<-p.done
+	}
+}
+
+// bury releases what is left of a dead launcher.
+func (l *Launcher) bury() {
+	_ = unix.PidfdSendSignal(l.pidfd, unix.SIGKILL, nil, 0) // it may be gone already
+	reapChild(l.pid)
+	_ = unix.Close(l.pidfd)
+	_ = unix.Close(l.sock)
+	for _, s := range l.states {
+		s.close()
+	}
+}
+
+// reapChild waits for a child of ours by its pid; a host that waits for any
+// child may have taken it.
+func reapChild(pid int) {
+	for {
+		if _, err := unix.Wait4(pid, nil, unix.WALL, nil); !errors.Is(err, unix.EINTR) {
+			return
+		}
+	}
+}
+
+// PID is the launcher's process id.
+func (l *Launcher) PID() int { return l.pid }
+
+// NeedsUser tells that this process may not make namespaces without a user
+// namespace: it lacks CAP_SYS_ADMIN.
+func NeedsUser() bool {
+	hdr := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var data [2]unix.CapUserData
+	if err := unix.Capget(&hdr, &data[0]); err != nil {
+		return os.Geteuid() != 0
+	}
+	return data[0].Effective&(1<<unix.CAP_SYS_ADMIN) == 0
+}
+
+func start(ctx context.Context) (*Launcher, error) {
+	if !rawproc.Supported {
+		return nil, &Error{Op: "start the launcher", Err: fmt.Errorf("this architecture is not supported in this version: %w", errors.ErrUnsupported), Remedy: "run on linux/amd64"}
+	}
+	host, peer, err := socketpair()
+	if err != nil {
+		return nil, err
+	}
+	peerFile := os.NewFile(uintptr(peer), "launcher socket")
+	user := NeedsUser()
+	arg := boot.ArgRoot
+	if user {
+		arg = boot.ArgUser
+	}
+	cmd := reexec.Command(boot.Name, arg)
+	cmd.ExtraFiles = []*os.File{peerFile}
+	cmd.Dir = "/"
+	cmd.Env = launcherEnv()
+	// Pdeathsig belongs to a thread, which may end at any time: liveness is the
+	// socket's end. A session of its own: Ctrl-C is the host's alone.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	l := &Launcher{
+		User: user, sock: host, pidfd: -1, inits: map[uint32]*Init{}, held: map[uint32]chan error{},
+		states: map[string]*State{}, dead: make(chan struct{}),
+	}
+	if err := cmd.Start(); err != nil {
+		return nil, errors.Join(&Error{Op: "execute", Path: cmd.Path, Err: err}, peerFile.Close(), unix.Close(host))
+	}
+	_ = peerFile.Close() // the launcher has its own
+	err = l.greet(ctx, cmd)
+	if err != nil {
+		// Whatever runs there is ours and of no use. A boot process that has
+		// done its part is gone already.
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+		if l.pid != 0 {
+			_ = unix.Kill(l.pid, unix.SIGKILL) // our unreaped child: the number is still its own
+			reapChild(l.pid)
+		}
+		if l.pidfd >= 0 {
+			_ = unix.Close(l.pidfd)
+		}
+		return nil, errors.Join(err, unix.Close(host))
+	}
+	// The boot process has exited or is about to.
+	_ = cmd.Wait() // its status was read where it mattered
+	return l, nil
+}
+
+// launcherEnv is what the Go runtime and a dynamic loader need to start;
+// nothing of it reaches a job.
+func launcherEnv() []string {
+	env := []string{"GOMAXPROCS=1", "GOGC=off"}
+	for _, kv := range os.Environ() {
+		if strings.HasPrefix(kv, "LD_LIBRARY_PATH=") {
+			env = append(env, kv)
+		}
+	}
+	return env
+}
+
+// turn is how long a launcher may sleep before its first word; a busy machine
+// gets more, since then it is runnable and not asleep.
+const (
+	turn    = 900 * time.Millisecond
+	turnMax = 20 * time.Second
+)
+
+// greet waits for the launcher's first words.
+func (l *Launcher) greet(ctx context.Context, cmd *exec.Cmd) error {
+	begun := time.Now()
+	for {
+		a, fd, err := receive(l.sock)
+		if fd >= 0 {
+			_ = unix.Close(fd)
+		}
+		switch {
+		case err == nil && a.Op == rawproc.AnsMaps:
+			l.pid = int(a.PID)
+			if err := l.writeMaps(ctx); err != nil {
+				return err
+			}
+			if err := send(ctx, l.sock, rawproc.Header{Op: rawproc.OpGo}, nil, nil); err != nil {
+				return &Error{Op: "reach the launcher", Err: err}
+			}
+			continue
+		case err == nil && a.Op == rawproc.AnsReady && a.Errno != 0:
+			return readyError(a)
+		case err == nil && a.Op == rawproc.AnsReady:
+			l.pid = int(a.PID)
+			l.pidfd, err = unix.PidfdOpen(l.pid, 0)
+			if err != nil {
+				return &Error{Op: "pidfd_open", Err: err, Remedy: "inlay needs Linux 5.10 or later"}
+			}
+			return nil
+		case err == nil:
+			return fmt.Errorf("inlay: bug: the launcher began with message %d", a.Op)
+		case errors.Is(err, errEnd):
+			return bootError(cmd, cmd.Wait())
+		case !errors.Is(err, errNothing):
+			return err
+		}
+		if err := ctx.Err(); err != nil {
+			return &Error{Op: "start the launcher", Err: context.Cause(ctx)}
+		}
+		if waited := time.Since(begun); waited > turn && (waited > turnMax || asleep(cmd.Process.Pid)) && l.pid == 0 {
+			return noTurn(errors.New("it answered nothing"))
+		}
+		if _, err := unix.Poll([]unix.PollFd{{Fd: int32(l.sock), Events: unix.POLLIN}}, 20); err != nil && !errors.Is(err, unix.EINTR) {
+			return os.NewSyscallError("poll", err)
+		}
+	}
+}
+
+func noTurn(why error) error {
+	return &Error{
+		Op: "start the launcher", Err: fmt.Errorf("%w: %w", ErrNoTurn, why),
+		Remedy: "the program's own binary is executed once more as " + boot.Name +
+			", and a package whose init ran first exited, waited or took over: " +
+			"it must not do so when os.Args[0] is " + strconv.Quote(boot.Name),
+	}
+}
+
+// bootError reads the errno that the boot process left as its exit code.
+func bootError(cmd *exec.Cmd, err error) error {
+	var exit *exec.ExitError
+	if !errors.As(err, &exit) || exit.ExitCode() <= 0 {
+		return noTurn(fmt.Errorf("it ended: %v", cmd.ProcessState))
+	}
+	errno := syscall.Errno(exit.ExitCode())
+	if errno == 1 || errno == 28 || errno == 22 || errno == 38 || errno == 12 || errno == 11 || errno == 87 {
+		return &Error{Op: "clone3", Path: "(launcher)", Err: errno, Remedy: cloneRemedy(errno)}
+	}
+	return noTurn(fmt.Errorf("it ended: %v", cmd.ProcessState))
+}
+
+func cloneRemedy(errno syscall.Errno) string {
+	switch errno {
+	case unix.EPERM:
+		return "making user namespaces is refused here: see container.Probe for the setting to change"
+	case unix.ENOSPC, unix.EUSERS:
+		return "the limit of user namespaces is reached: raise the sysctl user.max_user_namespaces"
+	case unix.ENOSYS:
+		return "inlay needs clone3(2), Linux 5.10 or later; a seccomp profile of an outer container may hide it"
+	}
+	return ""
+}
+
+// readyError reads the step that failed in the launcher's beginning.
+func readyError(a rawproc.Answer) error {
+	errno := syscall.Errno(a.Errno)
+	switch a.Step {
+	case 2:
+		return &Error{Op: "setresgid", Path: "0", Err: errno, Remedy: "the launcher's group map does not hold 0"}
+	case 3:
+		return &Error{Op: "setresuid", Path: "0", Err: errno, Remedy: "the launcher's id map does not hold 0"}
+	case 4:
+		return &Error{
+			Op: "mount", Path: "/", Err: errno,
+			Remedy: "a user namespace was made, but it has no power: AppArmor restricts it; see container.Probe for the profile to install",
+		}
+	}
+	return &Error{Op: "signalfd", Err: errno}
+}
+
+// asleep tells whether no thread of the process could run: then it waits for
+// something, and not for a processor.
+func asleep(pid int) bool {
+	tasks, err := os.ReadDir(fmt.Sprintf("/proc/%d/task", pid))
+	if err != nil {
+		return true
+	}
+	for _, t := range tasks {
+		stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%s/stat", pid, t.Name()))
+		if err != nil {
+			continue
+		}
+		if i := bytes.LastIndexByte(stat, ')'); i >= 0 && i+2 < len(stat) && (stat[i+2] == 'R' || stat[i+2] == 'D') {
+			return false
+		}
+	}
+	return true
+}
+
+// watch is the poller; nil while nobody uses the launcher.
+func (l *Launcher) watch() *poller {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.poll
+}
+
+// answers reads what the launcher says; on the poller's goroutine.
+func (l *Launcher) answers() {
+	for {
+		a, fd, err := receive(l.sock)
+		if errors.Is(err, errNothing) {
+			return
+		}
+		if err != nil {
+			l.died()
+			return
+		}
+		l.mu.Lock()
+		i := l.inits[a.ID]
+		held := l.held[a.ID]
+		if a.Op == rawproc.AnsHeld {
+			delete(l.held, a.ID)
+		}
+		l.mu.Unlock()
+		switch {
+		case a.Op == rawproc.AnsHeld && held != nil:
+			if a.Errno != 0 {
+				held <- syscall.Errno(a.Errno)
+			} else {
+				held <- nil
+			}
+		case a.Op == rawproc.AnsSpawned && i != nil:
+			i.spawned(a, fd)
+			fd = -1
+		case a.Op == rawproc.AnsGone && i != nil:
+			i.goneAnswer(a)
+		}
+		if fd >= 0 {
+			_ = unix.Close(fd) // nobody waits for it
+		}
+	}
+}
+
+// died cleans up behind a launcher that ended: its inits die with it, by
+// PR_SET_PDEATHSIG; here they are killed once more and waited for.
+func (l *Launcher) died() {
+	l.mu.Lock()
+	if l.isDead {
+		l.mu.Unlock()
+		return
+	}
+	l.isDead = true
+	close(l.dead)
+	poll := l.poll
+	inits := make([]*Init, 0, len(l.inits))
+	for _, i := range l.inits {
+		inits = append(inits, i)
+	}
+	held := l.held
+	l.held = map[uint32]chan error{}
+	l.mu.Unlock()
+	poll.remove(l.sock)
+	for _, c := range held {
+		c <- ErrDied
+	}
+	for _, i := range inits {
+		i.orphaned()
+	}
+}
+
+// request sends to the launcher; a failed write means that it died.
+func (l *Launcher) request(ctx context.Context, h rawproc.Header, plans []byte, fds []int) error {
+	l.sendMu.Lock()
+	defer l.sendMu.Unlock()
+	if err := send(ctx, l.sock, h, plans, fds); err != nil {
+		if errors.Is(err, unix.EPIPE) || errors.Is(err, unix.ECONNRESET) {
+			return fmt.Errorf("%w: %w", ErrDied, err)
+		}
+		return err
+	}
+	return nil
+}

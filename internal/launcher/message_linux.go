@@ -1,0 +1,181 @@
+package launcher
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"os"
+	"runtime"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/inlay-dev/inlay/internal/rawproc"
+)
+
+// send sends one request: its header, the plans inline or in a sealed memfd,
+// and the descriptors, at most 200 to a message.
+func send(ctx context.Context, sock int, h rawproc.Header, plans []byte, fds []int) error {
+	h.Size = uint64(len(plans))
+	if len(plans) > rawproc.MaxInline || len(fds) > rawproc.MaxFDs {
+		mem, err := sealed(plans)
+		if err != nil {
+			return err
+		}
+		defer unix.Close(mem) //nolint:errcheck // a memfd has nothing to flush
+		fds = append([]int{mem}, fds...)
+		h.Flags |= rawproc.FlagMemfd
+		plans = nil
+	}
+	if len(fds) > rawproc.MaxRequestFDs {
+		return fmt.Errorf("%d descriptors in one request, at most %d: %w", len(fds), rawproc.MaxRequestFDs, unix.EMFILE)
+	}
+	h.FDs = uint32(len(fds))
+	first := fds
+	if len(first) > rawproc.MaxFDs {
+		first = first[:rawproc.MaxFDs]
+	}
+	msg := append(encodeHeader(&h), plans...)
+	if err := sendOne(ctx, sock, msg, first); err != nil {
+		return err
+	}
+	// Half a request would be read together with the next: no way back from here.
+	ctx = context.WithoutCancel(ctx)
+	for rest := fds[len(first):]; len(rest) > 0; {
+		n := min(len(rest), rawproc.MaxFDs)
+		more := rawproc.Header{Op: rawproc.OpMore}
+		if err := sendOne(ctx, sock, encodeHeader(&more), rest[:n]); err != nil {
+			return err
+		}
+		rest = rest[n:]
+	}
+	return nil
+}
+
+func encodeHeader(h *rawproc.Header) []byte {
+	b, err := binary.Append(make([]byte, 0, rawproc.HeaderSize), binary.LittleEndian, h)
+	if err != nil {
+		panic("inlay: bug: header: " + err.Error()) // a fixed struct always encodes
+	}
+	return b
+}
+
+// sealed returns a memfd with the plans that nobody can change or shrink.
+func sealed(plans []byte) (int, error) {
+	mem, err := unix.MemfdCreate("inlay-plan", unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
+	if err != nil {
+		return -1, fmt.Errorf("memfd_create: %w", err)
+	}
+	for at := 0; at < len(plans); {
+		n, err := unix.Pwrite(mem, plans[at:], int64(at))
+		if err != nil {
+			return -1, errors.Join(fmt.Errorf("memfd of %d bytes: %w", len(plans), err), unix.Close(mem))
+		}
+		at += n
+	}
+	if len(plans) == 0 {
+		if err := unix.Ftruncate(mem, 4096); err != nil {
+			return -1, errors.Join(fmt.Errorf("memfd: %w", err), unix.Close(mem))
+		}
+	}
+	const seals = unix.F_SEAL_SHRINK | unix.F_SEAL_GROW | unix.F_SEAL_WRITE | unix.F_SEAL_SEAL
+	if _, err := unix.FcntlInt(uintptr(mem), unix.F_ADD_SEALS, seals); err != nil {
+		return -1, errors.Join(fmt.Errorf("memfd seals: %w", err), unix.Close(mem))
+	}
+	return mem, nil
+}
+
+// sendOne is one sendmsg(2). Where the peer does not read, it waits until the
+// context ends.
+func sendOne(ctx context.Context, sock int, msg []byte, fds []int) error {
+	var rights []byte
+	if len(fds) > 0 {
+		rights = unix.UnixRights(fds...)
+	}
+	for {
+		err := unix.Sendmsg(sock, msg, rights, nil, unix.MSG_NOSIGNAL|unix.MSG_DONTWAIT)
+		switch {
+		case err == nil:
+			return nil
+		case errors.Is(err, unix.EINTR):
+		case errors.Is(err, unix.EAGAIN), errors.Is(err, unix.ETOOMANYREFS), errors.Is(err, unix.ENOBUFS):
+			if ctx.Err() != nil {
+				return context.Cause(ctx)
+			}
+			// In slices, so that the context is seen.
+			if _, perr := unix.Poll([]unix.PollFd{{Fd: int32(sock), Events: unix.POLLOUT}}, 10); perr != nil && !errors.Is(perr, unix.EINTR) {
+				return fmt.Errorf("poll: %w", perr)
+			}
+			if errors.Is(err, unix.ETOOMANYREFS) {
+				runtime.Gosched() // others' descriptors are in flight: they must be taken first
+			}
+		default:
+			return fmt.Errorf("sendmsg of %d bytes, %d descriptors: %w", len(msg), len(fds), err)
+		}
+	}
+}
+
+// receive takes one answer. fd is -1 where none came; errEnd is the end.
+func receive(sock int) (a rawproc.Answer, fd int, err error) {
+	var buf [rawproc.AnswerSize]byte
+	var oob [64]byte
+	for {
+		n, oobn, _, _, err := unix.Recvmsg(sock, buf[:], oob[:], unix.MSG_CMSG_CLOEXEC|unix.MSG_DONTWAIT)
+		switch {
+		case errors.Is(err, unix.EINTR):
+			continue
+		case errors.Is(err, unix.EAGAIN):
+			return a, -1, errNothing
+		case err != nil || n == 0:
+			return a, -1, errEnd
+		}
+		fd = -1
+		if oobn > 0 {
+			if fd, err = oneRight(oob[:oobn]); err != nil {
+				return a, -1, err
+			}
+		}
+		if n != rawproc.AnswerSize {
+			return a, fd, fmt.Errorf("inlay: bug: an answer of %d bytes", n)
+		}
+		if _, err := binary.Decode(buf[:], binary.LittleEndian, &a); err != nil {
+			return a, fd, fmt.Errorf("inlay: bug: answer: %w", err)
+		}
+		return a, fd, nil
+	}
+}
+
+var (
+	errNothing = errors.New("nothing to read")
+	errEnd     = errors.New("end of connection")
+)
+
+func oneRight(oob []byte) (int, error) {
+	msgs, err := unix.ParseSocketControlMessage(oob)
+	if err != nil {
+		return -1, fmt.Errorf("control message: %w", err)
+	}
+	fd := -1
+	for i := range msgs {
+		fds, err := unix.ParseUnixRights(&msgs[i])
+		if err != nil {
+			continue
+		}
+		for _, f := range fds {
+			if fd >= 0 {
+				_ = unix.Close(f) // one is all that is ever sent
+				continue
+			}
+			fd = f
+		}
+	}
+	return fd, nil
+}
+
+func socketpair() (host, peer int, err error) {
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return -1, -1, os.NewSyscallError("socketpair", err)
+	}
+	return fds[0], fds[1], nil
+}

@@ -1,0 +1,321 @@
+package launcher
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+
+	"github.com/moby/sys/user"
+	"golang.org/x/sys/unix"
+
+	"github.com/inlay-dev/inlay/internal/plan"
+	"github.com/inlay-dev/inlay/internal/rawproc"
+)
+
+// FirstID is the first id that is given to containers of root.
+const FirstID = 524288
+
+// State is a state directory in use. It holds two files:
+//
+//   - ids: byte n stands for the range of 65,536 ids from FirstID+n*65536 on,
+//     and is locked (fcntl(2), F_OFD_SETLK) by the program whose container has
+//     them. Every user of the directory holds a shared flock(2) on the file, so
+//     that whoever gets it exclusively is the last and may remove it.
+//   - owner-PID-N: flocked by a program and its launcher together, as the proof
+//     that one of them lives.
+//
+// The launcher holds the same open files, so the locks last until both are gone.
+type State struct {
+	Path  string
+	dir   int
+	ids   int
+	owner int
+	name  string
+
+	mu    sync.Mutex
+	taken map[uint32]bool
+}
+
+// DefaultStateDir is where state lies if nobody says otherwise.
+func DefaultStateDir() string {
+	if os.Geteuid() == 0 {
+		return "/run/inlay"
+	}
+	if dir := os.Getenv("XDG_RUNTIME_DIR"); filepath.IsAbs(dir) {
+		return filepath.Join(dir, "inlay")
+	}
+	return filepath.Join(os.TempDir(), "inlay-"+strconv.Itoa(os.Geteuid()))
+}
+
+// OpenState returns the launcher's hold on a state directory, made if needed.
+func (l *Launcher) OpenState(ctx context.Context, path string) (*State, error) {
+	l.mu.Lock()
+	s := l.states[path]
+	n := len(l.states)
+	l.mu.Unlock()
+	if s != nil {
+		return s, nil
+	}
+	if n >= rawproc.MaxHeld {
+		return nil, &Error{Op: "open", Path: path, Err: unix.EMFILE, Remedy: fmt.Sprintf("one program may use %d state directories", rawproc.MaxHeld)}
+	}
+	s, err := openState(path)
+	if err != nil {
+		return nil, &Error{Op: "state directory", Path: path, Err: err, Remedy: "make it writable for this user, or name another by WithStateDir"}
+	}
+	if err := l.hold(ctx, s, n); err != nil {
+		s.remove()
+		return nil, &Error{Op: "state directory", Path: path, Err: err}
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if other := l.states[path]; other != nil {
+		s.remove()
+		return other, nil
+	}
+	l.states[path] = s
+	return s, nil
+}
+
+// hold hands the locks to the launcher, with what it shall do at its end.
+func (l *Launcher) hold(ctx context.Context, s *State, n int) error {
+	at := rawproc.FirstHeld + 3*n
+	regs := &plan.Registers{}
+	for range at {
+		regs.New("-")
+	}
+	b := plan.NewBuilder(plan.Teardown, Arch, regs)
+	b.RemoveState(at, at+1, s.name, s.Path)
+	end, err := b.Plan().Encode(Arch)
+	if err != nil {
+		return err
+	}
+	c := make(chan error, 1)
+	l.mu.Lock()
+	l.nextID++
+	id := l.nextID
+	l.held[id] = c
+	l.mu.Unlock()
+	h := rawproc.Header{Op: rawproc.OpHold, ID: id, Register: uint32(at)}
+	if err := l.request(ctx, h, end, []int{s.dir, s.ids, s.owner}); err != nil {
+		return err
+	}
+	select {
+	case err := <-c:
+		return err
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+func openState(path string) (*State, error) {
+	for range 100 {
+		s, err := tryState(path)
+		if err == nil || !errors.Is(err, unix.ENOENT) || !errors.Is(err, errRemoved) {
+			return s, err
+		}
+		// The last user removed it between two of our steps.
+	}
+	return nil, errors.New("it is removed again and again")
+}
+
+var errRemoved = errors.New("removed meanwhile")
+
+func tryState(path string) (s *State, err error) {
+	if err := os.Mkdir(path, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		return nil, err
+	}
+	s = &State{Path: path, dir: -1, ids: -1, owner: -1, taken: map[uint32]bool{}}
+	defer func() {
+		if err != nil {
+			s.close()
+		}
+	}()
+	s.dir, err = unix.Open(path, unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC|unix.O_RDONLY, 0)
+	if err != nil {
+		if errors.Is(err, unix.ENOENT) {
+			err = errors.Join(errRemoved, err)
+		}
+		return nil, err
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(s.dir, &st); err != nil {
+		return nil, err
+	}
+	if int(st.Uid) != os.Geteuid() || st.Mode&0o022 != 0 {
+		return nil, fmt.Errorf("it belongs to uid %d with mode %#o: others could write there: %w", st.Uid, st.Mode&0o7777, unix.EPERM)
+	}
+	s.ids, err = unix.Openat(s.dir, "ids", unix.O_RDWR|unix.O_CREAT|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
+	if err != nil {
+		if errors.Is(err, unix.ENOENT) {
+			err = errors.Join(errRemoved, err)
+		}
+		return nil, err
+	}
+	// The last user holds it exclusively only while it removes the file.
+	if err := unix.Flock(s.ids, unix.LOCK_SH); err != nil {
+		return nil, err
+	}
+	if err := unix.Fstat(s.ids, &st); err != nil {
+		return nil, err
+	}
+	if st.Nlink == 0 {
+		return nil, errors.Join(errRemoved, unix.ENOENT)
+	}
+	for n := 0; ; n++ {
+		s.name = fmt.Sprintf("owner-%d-%d", os.Getpid(), n)
+		s.owner, err = unix.Openat(s.dir, s.name, unix.O_RDWR|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
+		if errors.Is(err, unix.EEXIST) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		return s, unix.Flock(s.owner, unix.LOCK_EX|unix.LOCK_NB)
+	}
+}
+
+func (s *State) close() {
+	for _, fd := range []int{s.owner, s.ids, s.dir} {
+		if fd >= 0 {
+			_ = unix.Close(fd)
+		}
+	}
+}
+
+// remove takes the owner file away, the rest if nobody else uses it, and lets go.
+func (s *State) remove() {
+	_ = unix.Unlinkat(s.dir, s.name, 0)
+	if unix.Flock(s.ids, unix.LOCK_EX|unix.LOCK_NB) == nil {
+		_ = unix.Unlinkat(s.dir, "ids", 0)
+		_ = unix.Rmdir(s.Path) // not empty: files of somebody else's
+	}
+	s.close()
+}
+
+// TakeRange finds a range of ids that no other container uses, and keeps it
+// until GiveBack.
+func (s *State) TakeRange() (uint32, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	foreign, err := subordinateOfOthers()
+	if err != nil {
+		return 0, err
+	}
+	const last = (1<<32 - 2 - FirstID) / RangeSize
+	for n := uint32(0); n < last; n++ {
+		if s.taken[n] {
+			continue
+		}
+		first := FirstID + n*RangeSize
+		if overlaps(foreign, first) {
+			continue
+		}
+		lock := unix.Flock_t{Type: unix.F_WRLCK, Start: int64(n), Len: 1}
+		err := unix.FcntlFlock(uintptr(s.ids), unix.F_OFD_SETLK, &lock)
+		if errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.EACCES) {
+			continue // another program's
+		}
+		if err != nil {
+			return 0, os.NewSyscallError("fcntl", err)
+		}
+		s.taken[n] = true
+		return first, nil
+	}
+	return 0, errors.New("all ranges of ids are taken")
+}
+
+// GiveBack lets others have the range.
+func (s *State) GiveBack(first uint32) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	n := (first - FirstID) / RangeSize
+	delete(s.taken, n)
+	lock := unix.Flock_t{Type: unix.F_UNLCK, Start: int64(n), Len: 1}
+	return os.NewSyscallError("fcntl", unix.FcntlFlock(uintptr(s.ids), unix.F_OFD_SETLK, &lock))
+}
+
+func overlaps(list []user.SubID, first uint32) bool {
+	for _, r := range list {
+		if r.SubID < int64(first)+RangeSize && r.SubID+r.Count > int64(first) {
+			return true
+		}
+	}
+	return false
+}
+
+var subordinates struct {
+	sync.Mutex
+	stamp string
+	list  []user.SubID
+}
+
+// subordinateOfOthers is what /etc/subuid and /etc/subgid give away, read again
+// when they change.
+func subordinateOfOthers() ([]user.SubID, error) {
+	stamp := ""
+	for _, path := range []string{SubUIDPath, SubGIDPath} {
+		if st, err := os.Stat(path); err == nil {
+			stamp += fmt.Sprint(st.ModTime().UnixNano(), st.Size(), ";")
+		}
+	}
+	subordinates.Lock()
+	defer subordinates.Unlock()
+	if subordinates.stamp == stamp {
+		return subordinates.list, nil
+	}
+	var list []user.SubID
+	for _, path := range []string{SubUIDPath, SubGIDPath} {
+		l, err := user.ParseSubIDFile(path)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return nil, err
+		}
+		list = append(list, l...)
+	}
+	subordinates.stamp, subordinates.list = stamp, list
+	return list, nil
+}
+
+// PruneState removes what programs left in a state directory that were killed
+// together with their launcher, and returns the names.
+func PruneState(path string) ([]string, error) {
+	s, err := openExisting(path)
+	if err != nil || s == nil {
+		return nil, err
+	}
+	defer s.remove()
+	entries, err := os.ReadDir(path)
+	if err != nil {
+		return nil, err
+	}
+	var removed []string
+	for _, e := range entries {
+		if !strings.HasPrefix(e.Name(), "owner-") || e.Name() == s.name {
+			continue
+		}
+		fd, err := unix.Openat(s.dir, e.Name(), unix.O_RDWR|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+		if err != nil {
+			continue
+		}
+		if unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB) == nil {
+			if err := unix.Unlinkat(s.dir, e.Name(), 0); err == nil {
+				removed = append(removed, filepath.Join(path, e.Name()))
+			}
+		}
+		_ = unix.Close(fd)
+	}
+	return removed, nil
+}
+
+func openExisting(path string) (*State, error) {
+	if _, err := os.Lstat(path); errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	return openState(path)
+}

@@ -1,0 +1,483 @@
+package plan
+
+import (
+	"encoding/binary"
+	"fmt"
+	"strings"
+)
+
+// Registers hands out the registers of one container: its plans share them.
+type Registers struct{ next int }
+
+// New takes the next register; its name stands in Explain for what is not known
+// before the start.
+func (r *Registers) New(name string) Reg {
+	r.next++
+	return Reg{r.next - 1, name}
+}
+
+// Count is how many were taken.
+func (r *Registers) Count() int { return r.next }
+
+// Builder collects the steps of one plan. Its methods never fail: what is
+// wrong shows in Encode.
+type Builder struct {
+	arch Arch
+	regs *Registers
+	p    Plan
+	seen map[string]uint64
+}
+
+// NewBuilder starts the plan of one phase.
+func NewBuilder(phase Phase, arch Arch, regs *Registers) *Builder {
+	return &Builder{arch: arch, regs: regs, p: Plan{Phase: phase}, seen: map[string]uint64{}}
+}
+
+// Plan returns what was built.
+func (b *Builder) Plan() *Plan { return &b.p }
+
+// Len is the number of steps so far.
+func (b *Builder) Len() int { return len(b.p.Steps) }
+
+// Register takes a new register, for a descriptor that comes with the request.
+func (b *Builder) Register(name string) Reg { return b.regs.New(name) }
+
+// place puts bytes into the data, 8-aligned, and returns their offset.
+func (b *Builder) place(v []byte) uint64 {
+	for len(b.p.data)%8 != 0 {
+		b.p.data = append(b.p.data, 0)
+	}
+	off := uint64(len(b.p.data))
+	b.p.data = append(b.p.data, v...)
+	return off
+}
+
+func (b *Builder) str(s string) Arg {
+	if off, ok := b.seen[s]; ok {
+		return Arg{argPtr, off}
+	}
+	off := b.place(append([]byte(s), 0))
+	b.seen[s] = off
+	return Arg{argPtr, off}
+}
+
+func (b *Builder) words(v ...uint64) Arg {
+	buf := make([]byte, 0, 8*len(v))
+	for _, w := range v {
+		buf = binary.LittleEndian.AppendUint64(buf, w)
+	}
+	return Arg{argPtr, b.place(buf)}
+}
+
+// vector is a NULL-terminated array of string addresses, as execve wants.
+func (b *Builder) vector(list []string) Arg {
+	offs := make([]uint64, 0, len(list)+1)
+	for _, s := range list {
+		offs = append(offs, b.str(s).value)
+	}
+	arg := b.words(append(offs, 0)...)
+	for i := range list {
+		b.p.relocs = append(b.p.relocs, uint32(arg.value)+uint32(8*i))
+	}
+	return arg
+}
+
+func (b *Builder) add(call Call, label, path string, args ...Arg) *Step {
+	s := Step{Call: call, Dst: -1, Label: label, Path: path, Op: call.String()}
+	copy(s.Args[:], args)
+	b.p.Steps = append(b.p.Steps, s)
+	return &b.p.Steps[len(b.p.Steps)-1]
+}
+
+// result keeps what the step returns in a new register.
+func (b *Builder) result(s *Step, name string) Reg {
+	r := b.regs.New(name)
+	s.Dst = r.n
+	s.Label += " = <" + name + ">"
+	return r
+}
+
+// Tolerate lets the step before answer with one of these errnos.
+func (b *Builder) Tolerate(errnos ...uint32) {
+	s := &b.p.Steps[len(b.p.Steps)-1]
+	s.Tolerate = append(s.Tolerate, errnos...)
+}
+
+// Hint says what the step before is for; it goes into the error where it fails.
+func (b *Builder) Hint(path, hint string) {
+	s := &b.p.Steps[len(b.p.Steps)-1]
+	if path != "" {
+		s.Path = path
+	}
+	s.Hint = hint
+}
+
+func (a Arg) text(regs *Registers) string {
+	switch {
+	case a.kind == argReg:
+		return fmt.Sprintf("<r%d>", a.value)
+	case a.kind == argImm && int64(a.value) == ATFDCWD:
+		return "AT_FDCWD"
+	default:
+		return fmt.Sprint(int64(a.value))
+	}
+}
+
+// Dir is a directory descriptor that a path is relative to.
+type Dir struct {
+	arg  Arg
+	name string
+}
+
+// CWD is AT_FDCWD.
+var CWD = Dir{Imm(ATFDCWD), "AT_FDCWD"}
+
+// At makes the register's descriptor a directory that paths are relative to.
+func (r Reg) At() Dir { return Dir{r.Arg(), "<" + r.name + ">"} }
+
+// String is how Explain shows the register.
+func (r Reg) String() string { return "<" + r.name + ">" }
+
+func (b *Builder) oflags(f uint64) uint64 {
+	if b.arch != ARM64 {
+		return f
+	}
+	// include/uapi/asm-generic/fcntl.h against arch/arm64/include/uapi/asm/fcntl.h
+	out := f &^ (ODIRECTORY | ONOFOLLOW)
+	if f&ODIRECTORY != 0 {
+		out |= 0x4000
+	}
+	if f&ONOFOLLOW != 0 {
+		out |= 0x8000
+	}
+	return out
+}
+
+// Openat adds openat(2).
+func (b *Builder) Openat(dir Dir, path string, flags uint64, mode uint32, name string) Reg {
+	label := fmt.Sprintf("openat(%s, %q, %s", dir.name, path, names(openFlags, flags))
+	if flags&OCREAT != 0 {
+		label += fmt.Sprintf(", %#o", mode)
+	}
+	return b.result(b.add(callOpenat, label+")", path, dir.arg, b.str(path), Imm(b.oflags(flags)), Imm(mode)), name)
+}
+
+// Openat2 adds openat2(2): every component is resolved by the given rules.
+func (b *Builder) Openat2(dir Dir, path string, flags uint64, mode uint32, resolve uint64, name string) Reg {
+	m := uint64(0)
+	label := fmt.Sprintf("openat2(%s, %q, {flags=%s", dir.name, path, names(openFlags, flags))
+	if flags&OCREAT != 0 {
+		m = uint64(mode)
+		label += fmt.Sprintf(", mode=%#o", mode)
+	}
+	label += fmt.Sprintf(", resolve=%s})", names(resolveFlags, resolve))
+	how := b.words(b.oflags(flags), m, resolve)
+	return b.result(b.add(callOpenat2, label, path, dir.arg, b.str(path), how, Imm(24)), name)
+}
+
+// Mkdirat adds mkdirat(2).
+func (b *Builder) Mkdirat(dir Dir, path string, mode uint32) {
+	b.add(callMkdirat, fmt.Sprintf("mkdirat(%s, %q, %#o)", dir.name, path, mode), path, dir.arg, b.str(path), Imm(mode))
+}
+
+// Symlinkat adds symlinkat(2).
+func (b *Builder) Symlinkat(target string, dir Dir, path string) {
+	b.add(callSymlinkat, fmt.Sprintf("symlinkat(%q, %s, %q)", target, dir.name, path), path, b.str(target), dir.arg, b.str(path))
+}
+
+// Unlinkat adds unlinkat(2).
+func (b *Builder) Unlinkat(dir Dir, path string, flags uint64) {
+	b.add(callUnlinkat, fmt.Sprintf("unlinkat(%s, %q, %#x)", dir.name, path, flags), path, dir.arg, b.str(path), Imm(flags))
+}
+
+// Read adds read(2) of up to n bytes that nobody looks at.
+func (b *Builder) Read(fd Reg, n int) {
+	b.add(callRead, fmt.Sprintf("read(%s, <%d bytes>, %d)", fd, n, n), "", fd.Arg(), Arg{argPtr, b.place(make([]byte, n))}, Imm(n))
+}
+
+// Write adds write(2) of all of data; Explain shows its length only, when it is long.
+func (b *Builder) Write(fd Reg, data []byte, path string) {
+	shown := fmt.Sprintf("<%d bytes>", len(data))
+	if len(data) <= 48 {
+		shown = fmt.Sprintf("%q", data)
+	}
+	// A zero byte more: an empty write needs an address as well.
+	arg := Arg{argPtr, b.place(append(append([]byte(nil), data...), 0))}
+	b.add(callWrite, fmt.Sprintf("write(%s, %s, %d)", fd, shown, len(data)), path, fd.Arg(), arg, Imm(len(data)))
+}
+
+// Close adds close(2).
+func (b *Builder) Close(fd Reg) { b.add(callClose, fmt.Sprintf("close(%s)", fd), "", fd.Arg()) }
+
+// CloseRange adds close_range(2).
+func (b *Builder) CloseRange(first, last uint32) {
+	b.add(callCloseRange, fmt.Sprintf("close_range(%d, %#x, 0)", first, last), "", Imm(first), Imm(last), Imm(0))
+}
+
+// Fchmod adds fchmod(2): unlike a mode given to open it does not meet the umask.
+func (b *Builder) Fchmod(fd Reg, mode uint32) {
+	b.add(callFchmod, fmt.Sprintf("fchmod(%s, %#o)", fd, mode), "", fd.Arg(), Imm(mode))
+}
+
+// Fchown adds fchown(2).
+func (b *Builder) Fchown(fd Reg, uid, gid uint32) {
+	b.add(callFchown, fmt.Sprintf("fchown(%s, %d, %d)", fd, uid, gid), "", fd.Arg(), Imm(uid), Imm(gid))
+}
+
+// Fchdir adds fchdir(2).
+func (b *Builder) Fchdir(fd Reg, path string) {
+	b.add(callFchdir, fmt.Sprintf("fchdir(%s)", fd), path, fd.Arg())
+}
+
+// Chdir adds chdir(2).
+func (b *Builder) Chdir(path string) {
+	b.add(callChdir, fmt.Sprintf("chdir(%q)", path), path, b.str(path))
+}
+
+// Chroot adds chroot(2).
+func (b *Builder) Chroot(path string) {
+	b.add(callChroot, fmt.Sprintf("chroot(%q)", path), path, b.str(path))
+}
+
+// Dup3 adds dup3(2) to a fixed number.
+func (b *Builder) Dup3(from Reg, to int, flags uint64) {
+	b.add(callDup3, fmt.Sprintf("dup3(%s, %d, %s)", from, to, names(openFlags, flags)), "", from.Arg(), Imm(to), Imm(flags))
+}
+
+// DupAbove adds fcntl(2) with F_DUPFD_CLOEXEC: the lowest free number from least on.
+func (b *Builder) DupAbove(from Reg, least int, name string) Reg {
+	const dupfdCloexec = 1030
+	return b.result(b.add(callFcntl, fmt.Sprintf("fcntl(%s, F_DUPFD_CLOEXEC, %d)", from, least), "", from.Arg(), Imm(dupfdCloexec), Imm(least)), name)
+}
+
+// Umask adds umask(2).
+func (b *Builder) Umask(mask uint32) {
+	b.add(callUmask, fmt.Sprintf("umask(%#o)", mask), "", Imm(mask))
+}
+
+// Fsopen adds fsopen(2).
+func (b *Builder) Fsopen(fstype, name string) Reg {
+	return b.result(b.add(callFsopen, fmt.Sprintf("fsopen(%q, FSOPEN_CLOEXEC)", fstype), fstype, b.str(fstype), Imm(1)), name)
+}
+
+// FsconfigString adds fsconfig(2) with FSCONFIG_SET_STRING.
+func (b *Builder) FsconfigString(fs Reg, key, value string) {
+	b.add(callFsconfig, fmt.Sprintf("fsconfig(%s, FSCONFIG_SET_STRING, %q, %q, 0)", fs, key, value), key,
+		fs.Arg(), Imm(1), b.str(key), b.str(value), Imm(0))
+}
+
+// FsconfigCreate adds fsconfig(2) with FSCONFIG_CMD_CREATE.
+func (b *Builder) FsconfigCreate(fs Reg, path string) {
+	b.add(callFsconfig, fmt.Sprintf("fsconfig(%s, FSCONFIG_CMD_CREATE, NULL, NULL, 0)", fs), path, fs.Arg(), Imm(6), Imm(0), Imm(0), Imm(0))
+}
+
+// Fsmount adds fsmount(2): a mount that is attached nowhere yet.
+func (b *Builder) Fsmount(fs Reg, attrs uint64, path, name string) Reg {
+	return b.result(b.add(callFsmount, fmt.Sprintf("fsmount(%s, FSMOUNT_CLOEXEC, %s)", fs, names(attrFlags, attrs)), path, fs.Arg(), Imm(1), Imm(attrs)), name)
+}
+
+// OpenTree adds open_tree(2); with OpenTreeClone the result is a detached copy.
+func (b *Builder) OpenTree(dir Dir, path string, flags uint64, name string) Reg {
+	flags |= openTreeCloexe
+	return b.result(b.add(callOpenTree, fmt.Sprintf("open_tree(%s, %q, %s)", dir.name, path, names(treeFlags, flags)), path,
+		dir.arg, b.str(path), Imm(flags)), name)
+}
+
+// MoveMount adds move_mount(2) of the mount itself; flags may hold MoveToEmpty.
+func (b *Builder) MoveMount(mount Reg, dir Dir, path string, flags uint64) {
+	flags |= MoveFromEmpty
+	b.add(callMoveMount, fmt.Sprintf("move_mount(%s, \"\", %s, %q, %s)", mount, dir.name, path, names(moveFlags, flags)), path,
+		mount.Arg(), b.str(""), dir.arg, b.str(path), Imm(flags))
+}
+
+// MountSetattr adds mount_setattr(2) on the mount itself.
+func (b *Builder) MountSetattr(mount Reg, flags, set uint64, path string) {
+	flags |= ATEmptyPath
+	b.add(callMountSetattr, fmt.Sprintf("mount_setattr(%s, \"\", %s, {attr_set=%s})", mount, names(treeFlags, flags), names(attrFlags, set)), path,
+		mount.Arg(), b.str(""), Imm(flags), b.words(set, 0, 0, 0), Imm(32))
+}
+
+// Propagation adds mount(2) that changes how mounts spread from here.
+func (b *Builder) Propagation(path string, flags uint64) {
+	b.add(callMount, fmt.Sprintf("mount(NULL, %q, NULL, %s, NULL)", path, names(mountFlags, flags)), path,
+		Imm(0), b.str(path), Imm(0), Imm(flags), Imm(0))
+}
+
+// PivotRoot adds pivot_root(2).
+func (b *Builder) PivotRoot(newRoot, putOld string) {
+	b.add(callPivotRoot, fmt.Sprintf("pivot_root(%q, %q)", newRoot, putOld), newRoot, b.str(newRoot), b.str(putOld))
+}
+
+// Umount2 adds umount2(2).
+func (b *Builder) Umount2(path string, flags uint64) {
+	b.add(callUmount2, fmt.Sprintf("umount2(%q, MNT_DETACH)", path), path, b.str(path), Imm(flags))
+}
+
+// Sethostname adds sethostname(2).
+func (b *Builder) Sethostname(name string) {
+	b.add(callSethostname, fmt.Sprintf("sethostname(%q, %d)", name, len(name)), "", b.str(name), Imm(len(name)))
+}
+
+// LinkUp adds what brings a network interface up: a socket and two ioctls'
+// worth of one, SIOCSIFFLAGS with IFF_UP (netdevice(7)).
+func (b *Builder) LinkUp(link string) {
+	const afInet, sockDgram, siocsifflags, iffUp = 2, 2 | OCLOEXEC, 0x8914, 1
+	s := b.result(b.add(callSocket, "socket(AF_INET, SOCK_DGRAM|SOCK_CLOEXEC, 0)", link, Imm(afInet), Imm(sockDgram), Imm(0)), "socket")
+	ifreq := make([]byte, 40)
+	copy(ifreq[:15], link)
+	binary.LittleEndian.PutUint16(ifreq[16:], iffUp)
+	b.add(callIoctl, fmt.Sprintf("ioctl(%s, SIOCSIFFLAGS, {ifr_name=%q, ifr_flags=IFF_UP})", s, link), link,
+		s.Arg(), Imm(siocsifflags), Arg{argPtr, b.place(ifreq)})
+	b.Close(s)
+}
+
+// Setsid adds setsid(2).
+func (b *Builder) Setsid() { b.add(callSetsid, "setsid()", "") }
+
+// Prlimit adds prlimit64(2) on the caller itself.
+func (b *Builder) Prlimit(resource int, name string, soft, hard uint64) {
+	b.add(callPrlimit, fmt.Sprintf("prlimit64(0, %s, {%s, %s}, NULL)", name, limit(soft), limit(hard)), name,
+		Imm(0), Imm(resource), b.words(soft, hard), Imm(0))
+}
+
+func limit(v uint64) string {
+	if v == ^uint64(0) {
+		return "RLIM64_INFINITY"
+	}
+	return fmt.Sprint(v)
+}
+
+// Prctl adds prctl(2).
+func (b *Builder) Prctl(op int, name string, args ...uint64) {
+	list := []Arg{Imm(op)}
+	shown := name
+	for _, a := range args {
+		list = append(list, Imm(a))
+		shown += fmt.Sprintf(", %d", a)
+	}
+	b.add(callPrctl, "prctl("+shown+")", name, list...)
+}
+
+// Seccomp adds prctl(2) with PR_SET_SECCOMP and a filter of 8-byte instructions.
+func (b *Builder) Seccomp(filter []uint64, what string) {
+	const setSeccomp, modeFilter = 22, 2
+	prog := b.words(filter...)
+	fprog := b.words(uint64(len(filter)), prog.value)
+	b.p.relocs = append(b.p.relocs, uint32(fprog.value)+8)
+	b.add(callPrctl, fmt.Sprintf("prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, {len=%d, %s})", len(filter), what), "seccomp",
+		Imm(setSeccomp), Imm(modeFilter), fprog)
+}
+
+// Setgroups adds setgroups(2).
+func (b *Builder) Setgroups(groups []uint32) {
+	raw := []byte{}
+	for _, g := range groups {
+		raw = binary.LittleEndian.AppendUint32(raw, g)
+	}
+	shown := strings.ReplaceAll(fmt.Sprint(groups), " ", ", ")
+	b.add(callSetgroups, fmt.Sprintf("setgroups(%d, %s)", len(groups), shown), "", Imm(len(groups)), Arg{argPtr, b.place(append(raw, 0, 0, 0, 0))})
+}
+
+// Setresuid adds setresuid(2) with one id for all three.
+func (b *Builder) Setresuid(id uint32) {
+	b.add(callSetresuid, fmt.Sprintf("setresuid(%d, %d, %d)", id, id, id), "", Imm(id), Imm(id), Imm(id))
+}
+
+// Setresgid adds setresgid(2) with one id for all three.
+func (b *Builder) Setresgid(id uint32) {
+	b.add(callSetresgid, fmt.Sprintf("setresgid(%d, %d, %d)", id, id, id), "", Imm(id), Imm(id), Imm(id))
+}
+
+// Setfsuid adds setfsuid(2).
+func (b *Builder) Setfsuid(id uint32) {
+	b.add(callSetfsuid, fmt.Sprintf("setfsuid(%d)", id), "", Imm(id))
+}
+
+// Setfsgid adds setfsgid(2).
+func (b *Builder) Setfsgid(id uint32) {
+	b.add(callSetfsgid, fmt.Sprintf("setfsgid(%d)", id), "", Imm(id))
+}
+
+// Capset adds capset(2) on the caller, version 3.
+func (b *Builder) Capset(effective, permitted, inheritable uint64) {
+	const version3 = 0x20080522
+	lo, hi := func(v uint64) uint64 { return v & 0xffffffff }, func(v uint64) uint64 { return v >> 32 }
+	hdr := b.words(version3)
+	data := b.words(lo(effective)|lo(permitted)<<32, lo(inheritable)|hi(effective)<<32, hi(permitted)|hi(inheritable)<<32)
+	b.add(callCapset, fmt.Sprintf("capset({_LINUX_CAPABILITY_VERSION_3, 0}, {effective=%#x, permitted=%#x, inheritable=%#x})", effective, permitted, inheritable), "", hdr, data)
+}
+
+// JoinSessionKeyring adds keyctl(2): a new, empty session keyring.
+func (b *Builder) JoinSessionKeyring() {
+	b.add(callKeyctl, "keyctl(KEYCTL_JOIN_SESSION_KEYRING, NULL)", "", Imm(1), Imm(0))
+}
+
+// Unshare adds unshare(2).
+func (b *Builder) Unshare(flags uint64) {
+	b.add(callUnshare, "unshare("+names(unshareFlags, flags)+")", "", Imm(flags))
+}
+
+// UnblockSignals adds rt_sigprocmask(2) with an empty mask.
+func (b *Builder) UnblockSignals() {
+	const setmask = 2
+	b.add(callSigprocmask, "rt_sigprocmask(SIG_SETMASK, [], NULL, 8)", "", Imm(setmask), b.words(0), Imm(0), Imm(8))
+}
+
+// ResetScheduler adds sched_setscheduler(2) to SCHED_OTHER.
+func (b *Builder) ResetScheduler() {
+	b.add(callSchedSetscheduler, "sched_setscheduler(0, SCHED_OTHER, [0])", "", Imm(0), Imm(0), b.words(0))
+}
+
+// Environment is a list of strings placed once for several execve steps.
+type Environment struct{ arg Arg }
+
+// Strings places argv or envp.
+func (b *Builder) Strings(list []string) Environment { return Environment{b.vector(list)} }
+
+// Execve adds execve(2). A step after it runs only if its errno is tolerated.
+func (b *Builder) Execve(path string, argv, envp Environment, argc, envc int) {
+	b.add(callExecve, fmt.Sprintf("execve(%q, <%d arguments>, <%d variables>)", path, argc, envc), path, b.str(path), argv.arg, envp.arg)
+}
+
+// Verify is a check that a descriptor is what its path claims: statx(2), then a
+// comparison of the file type and, for devices, of the numbers.
+func (b *Builder) Verify(fd Reg, path string, mode uint16, major, minor uint32) {
+	const emptyPath, basic = ATEmptyPath, 0x7ff
+	const sIFMT = 0o170000
+	buf := Arg{argPtr, b.place(make([]byte, 256))}
+	b.add(callStatx, fmt.Sprintf("statx(%s, \"\", AT_EMPTY_PATH, STATX_BASIC_STATS)", fd), path, fd.Arg(), b.str(""), Imm(emptyPath), Imm(basic), buf)
+	// struct statx: stx_mode is the 16 bits at 28; stx_rdev_major and _minor stand at 128 and 132.
+	b.check(buf.value+24, sIFMT<<32, uint64(mode)<<32, fmt.Sprintf("stx_mode&S_IFMT == %#o", mode), path)
+	if major != 0 {
+		b.check(buf.value+128, ^uint64(0), uint64(major)|uint64(minor)<<32, fmt.Sprintf("stx_rdev == %d:%d", major, minor), path)
+	}
+}
+
+// Inside checks that the working directory lies below the root: getcwd(2)
+// answers "(unreachable)…" for one that was left outside.
+func (b *Builder) Inside(path string) {
+	buf := Arg{argPtr, b.place(make([]byte, 4104))}
+	b.add(callGetcwd, "getcwd(<4096 bytes>)", path, buf, Imm(4096))
+	b.check(buf.value, 0xff, '/', "the path begins with /", path)
+}
+
+// check compares eight bytes of the data under a mask; ESTALE is the answer
+// where they differ: the thing is not what it was.
+func (b *Builder) check(off, mask, want uint64, what, path string) {
+	const estale = 116
+	b.add(callCheck, "check "+what, path, Arg{argPtr, off}, Imm(mask), Imm(want), Imm(estale))
+}
+
+// RemoveState is the launcher's last act on a state directory whose descriptors
+// it holds at fixed numbers: the owner file goes, and the rest with its last
+// user, who alone gets the lock.
+func (b *Builder) RemoveState(dir, ids int, owner, path string) {
+	const lockExNb, removeDir, enoent, enotempty = 2 | 4, 0x200, 2, 39
+	b.add(callUnlinkat, fmt.Sprintf("unlinkat(%d, %q, 0)", dir, owner), owner, Imm(dir), b.str(owner), Imm(0))
+	b.Tolerate(enoent)
+	b.add(callFlock, fmt.Sprintf("flock(%d, LOCK_EX|LOCK_NB)", ids), "ids", Imm(ids), Imm(lockExNb))
+	b.add(callUnlinkat, fmt.Sprintf("unlinkat(%d, \"ids\", 0)", dir), "ids", Imm(dir), b.str("ids"), Imm(0))
+	b.Tolerate(enoent)
+	b.Unlinkat(CWD, path, removeDir)
+	b.Tolerate(enoent, enotempty)
+}

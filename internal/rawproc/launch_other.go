@@ -1,0 +1,11 @@
+//go:build !(linux && amd64)
+
+package rawproc
+
+import "errors"
+
+// Supported tells whether this package has code for the architecture.
+const Supported = false
+
+// Launch is not there for this architecture yet.
+func Launch(bool) (int, error) { return 0, errors.ErrUnsupported }

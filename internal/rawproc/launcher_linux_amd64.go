@@ -1,0 +1,373 @@
+package rawproc
+
+import (
+	"syscall"
+	"unsafe"
+)
+
+const (
+	sysClone3     = 435
+	sysCloseRange = 436
+	sysOpenat2    = 437
+	sysSignalfd4  = 289
+
+	cloneVM           = 0x100
+	cloneVfork        = 0x4000
+	clonePidfd        = 0x1000
+	cloneParent       = 0x8000
+	cloneNewNS        = 0x20000
+	cloneSetTLS       = 0x80000
+	cloneNewUser      = 0x10000000
+	cloneClearSighand = 0x100000000
+
+	sigKill = 9
+	sigChld = 17
+
+	pollIn = 1
+
+	wNoHang = 1
+	wAll    = 0x40000000
+)
+
+// serve is the launcher: a process of one thread that takes requests, clones
+// inits and reaps them, until the host is gone.
+//
+// From here on no allocation, no locks, no stack growth.
+//
+//go:norace
+//go:nocheckptr
+func serve(w *world) {
+	// Nothing but the control socket may live on: the Go runtime had an epoll
+	// and an eventfd, and the host's parent may have leaked more.
+	call(sysCloseRange, ControlFD+1, 0xffffffff, 0, 0, 0, 0)
+	w.mask = 1 << (sigChld - 1)
+	fd, errno := call(sysSignalfd4, ^uintptr(0), w.base()+unsafe.Offsetof(w.mask), 8, syscall.O_CLOEXEC|syscall.O_NONBLOCK, 0, 0)
+	if errno != 0 || fd != signalFD {
+		w.say(ControlFD, AnsReady, 0, PhasePrepare, 1, uint32(errno))
+		exit(1)
+	}
+	// Hold the numbers below FirstTransient, so that what a request brings lies
+	// above and is closed by one call.
+	for i := uintptr(FirstHeld); i < FirstTransient; i++ {
+		call(syscall.SYS_DUP3, 0, i, syscall.O_CLOEXEC, 0, 0, 0)
+	}
+	if w.user && !w.ownNamespace() {
+		exit(1)
+	}
+	// Mounts that appear on the host appear here, and an unmount there is not
+	// held up: a slave, not private. "/" and a NUL.
+	w.path[0], w.path[1] = '/', 0
+	const msRec, msSlave = 0x4000, 1 << 19
+	if _, errno = call(syscall.SYS_MOUNT, 0, w.base()+unsafe.Offsetof(w.path), 0, msRec|msSlave, 0, 0); errno != 0 {
+		w.say(ControlFD, AnsReady, 0, PhasePrepare, 4, uint32(errno))
+		exit(1)
+	}
+	w.answer = Answer{Op: AnsReady}
+	pid, _ := call(syscall.SYS_GETPID, 0, 0, 0, 0, 0, 0)
+	w.answer.PID = uint32(pid)
+	if !w.send(ControlFD, -1) {
+		exit(1)
+	}
+	for {
+		w.poll[0] = pollfd{fd: ControlFD, events: pollIn}
+		w.poll[1] = pollfd{fd: signalFD, events: pollIn}
+		_, errno := call(syscall.SYS_PPOLL, w.base()+unsafe.Offsetof(w.poll), 2, 0, 0, 8, 0)
+		if errno != 0 && errno != eintr {
+			w.leave()
+		}
+		control, signal := w.poll[0].revents, w.poll[1].revents
+		if signal != 0 {
+			call(syscall.SYS_READ, signalFD, w.base()+unsafe.Offsetof(w.info), unsafe.Sizeof(w.info), 0, 0, 0)
+			w.reap()
+		}
+		if control != 0 && !w.serveOne() {
+			w.leave()
+		}
+	}
+}
+
+// ownNamespace waits until the host has written the launcher's id maps, and
+// becomes root of its user namespace.
+//
+//go:norace
+//go:nocheckptr
+func (w *world) ownNamespace() bool {
+	pid, _ := call(syscall.SYS_GETPID, 0, 0, 0, 0, 0, 0)
+	w.answer = Answer{Op: AnsMaps, PID: uint32(pid)}
+	if !w.send(ControlFD, -1) {
+		return false
+	}
+	_, mapped, ok := w.receive(ControlFD)
+	if !ok || mapped != 0 || w.head.Op != OpGo {
+		return false
+	}
+	if _, errno := call(syscall.SYS_SETRESGID, 0, 0, 0, 0, 0, 0); errno != 0 {
+		return w.say(ControlFD, AnsReady, 0, PhasePrepare, 2, uint32(errno)) && false
+	}
+	if _, errno := call(syscall.SYS_SETRESUID, 0, 0, 0, 0, 0, 0); errno != 0 {
+		return w.say(ControlFD, AnsReady, 0, PhasePrepare, 3, uint32(errno)) && false
+	}
+	return true
+}
+
+// serveOne takes one request; false means that the host is gone.
+//
+//go:norace
+//go:nocheckptr
+func (w *world) serveOne() bool {
+	plans, mapped, ok := w.receive(ControlFD)
+	if !ok {
+		return false
+	}
+	switch w.head.Op {
+	case OpSpawn:
+		w.spawn(plans)
+	case OpHold:
+		w.hold(plans)
+	}
+	w.unmap(mapped)
+	// The request's descriptors and what its plans opened.
+	call(sysCloseRange, FirstTransient, 0xffffffff, 0, 0, 0, 0)
+	return true
+}
+
+// hold keeps the request's descriptors, locks, for the launcher's life, at the
+// numbers from Register on, and its plan for the launcher's end.
+//
+//go:norace
+//go:nocheckptr
+func (w *world) hold(plans uintptr) {
+	errno := uintptr(einval)
+	at := uintptr(w.head.Register)
+	if w.nheld < MaxHeld && at >= FirstHeld && at+w.nfds <= FirstTransient {
+		errno = 0
+		for i := uintptr(0); i < w.nfds && errno == 0; i++ {
+			_, errno = call(syscall.SYS_DUP3, uintptr(w.fds[i%MaxRequestFDs]), at+i, syscall.O_CLOEXEC, 0, 0, 0)
+		}
+	}
+	var kept uintptr
+	size := uintptr(w.head.Size)
+	if errno == 0 && size != 0 {
+		kept, errno = w.keep(plans, size)
+	}
+	if errno == 0 {
+		w.held[w.nheld%MaxHeld] = kid{teardown: kept, size: size}
+		w.nheld++
+	}
+	w.say(ControlFD, AnsHeld, w.head.ID, 0, 0, uint32(errno))
+}
+
+// keep copies a plan to a mapping of its own.
+//
+//go:norace
+//go:nocheckptr
+func (w *world) keep(plan, size uintptr) (uintptr, uintptr) {
+	addr, errno := call(syscall.SYS_MMAP, 0, size, 3, 0x22, ^uintptr(0), 0)
+	if errno != 0 {
+		return 0, errno
+	}
+	for i := uintptr(0); i < size; i += 8 {
+		store64(addr+i, load64(plan+i))
+	}
+	return addr, 0
+}
+
+// spawn runs the prepare plan, clones init and runs the parent plan.
+//
+//go:norace
+//go:nocheckptr
+func (w *world) spawn(plans uintptr) {
+	h := w.head // on the stack: the init that is forked below keeps it
+	prepare, parent, teardown := uintptr(h.Prepare), uintptr(h.Parent), uintptr(h.Teardown)
+	if prepare+parent+teardown != uintptr(h.Size) || w.nfds <= w.first || !w.load() || h.ProcReg >= regCount {
+		w.say(ControlFD, AnsSpawned, h.ID, PhaseClone, 0, einval)
+		return
+	}
+	sock := uintptr(w.fds[w.first%MaxRequestFDs])
+	slot := w.freeKid()
+	if slot >= MaxKids {
+		w.say(ControlFD, AnsSpawned, h.ID, PhaseClone, 0, eagain)
+		return
+	}
+	if prepare != 0 && !w.run(plans, prepare) {
+		w.say(ControlFD, AnsSpawned, h.ID, PhasePrepare, uint32(w.step), uint32(w.errno))
+		return
+	}
+	if _, errno := call(syscall.SYS_PIPE2, w.base()+unsafe.Offsetof(w.pipe), syscall.O_CLOEXEC, 0, 0, 0, 0); errno != 0 {
+		w.say(ControlFD, AnsSpawned, h.ID, PhaseClone, 1, uint32(errno))
+		return
+	}
+	kept := uintptr(0)
+	if teardown != 0 {
+		addr, errno := w.keep(plans+prepare+parent, teardown)
+		if errno != 0 {
+			w.say(ControlFD, AnsSpawned, h.ID, PhaseClone, 2, uint32(errno))
+			return
+		}
+		kept = addr
+	}
+	w.clone = cloneArgs{
+		flags:      h.Clone | clonePidfd | cloneClearSighand,
+		pidfd:      uint64(w.base() + unsafe.Offsetof(w.pidfd)),
+		exitSignal: sigChld,
+	}
+	pid, errno := call(sysClone3, w.base()+unsafe.Offsetof(w.clone), unsafe.Sizeof(w.clone), 0, 0, 0, 0)
+	if errno != 0 {
+		w.drop(kept, teardown)
+		w.say(ControlFD, AnsSpawned, h.ID, PhaseClone, 3, uint32(errno))
+		return
+	}
+	if pid == 0 {
+		w.begin(sock)
+	}
+	pidfd := w.pidfd
+	w.kids[slot%MaxKids] = kid{pid: uint32(pid), id: h.ID, teardown: kept, size: teardown}
+	if parent != 0 {
+		w.procPath(pid)
+		fd, errno := call(syscall.SYS_OPENAT, ^uintptr(99), w.base()+unsafe.Offsetof(w.path), syscall.O_DIRECTORY|0x200000|syscall.O_CLOEXEC, 0, 0, 0)
+		if errno != 0 {
+			w.discard(pid)
+			w.say(ControlFD, AnsSpawned, h.ID, PhaseClone, 4, uint32(errno))
+			return
+		}
+		w.reg[h.ProcReg%regCount] = int64(fd)
+		if !w.run(plans+prepare, parent) {
+			step, errno := uint32(w.step), uint32(w.errno)
+			w.discard(pid)
+			w.say(ControlFD, AnsSpawned, h.ID, PhaseParent, step, errno)
+			return
+		}
+	}
+	w.answer = Answer{Op: AnsSpawned, ID: h.ID, PID: uint32(pid)}
+	if !w.send(ControlFD, pidfd) {
+		return // the host is gone: the loop will see it
+	}
+	w.byte[0] = 1
+	call(syscall.SYS_WRITE, uintptr(w.pipe[1]), w.base()+unsafe.Offsetof(w.byte), 1, 0, 0, 0)
+}
+
+// discard ends an init that has not begun and forgets it; its teardown is run.
+//
+//go:norace
+//go:nocheckptr
+func (w *world) discard(pid uintptr) {
+	call(syscall.SYS_KILL, pid, sigKill, 0, 0, 0, 0)
+	for {
+		_, errno := call(syscall.SYS_WAIT4, pid, w.base()+unsafe.Offsetof(w.status), wAll, 0, 0, 0)
+		if errno != eintr {
+			break
+		}
+	}
+	w.settle(pid, false)
+}
+
+// procPath writes "/proc/<pid>" to w.path.
+//
+//go:norace
+//go:nocheckptr
+func (w *world) procPath(pid uintptr) {
+	w.path[0], w.path[1], w.path[2], w.path[3], w.path[4], w.path[5] = '/', 'p', 'r', 'o', 'c', '/'
+	n := uintptr(1)
+	for v := pid; v >= 10; v /= 10 {
+		n++
+	}
+	w.path[(6+n)%64] = 0
+	for i := n; i > 0; i-- {
+		w.path[(5+i)%64] = byte('0' + pid%10)
+		pid /= 10
+	}
+}
+
+//go:norace
+//go:nocheckptr
+func (w *world) freeKid() uintptr {
+	for i := uintptr(0); i < MaxKids; i++ {
+		if w.kids[i].pid == 0 {
+			return i
+		}
+	}
+	return MaxKids
+}
+
+//go:norace
+//go:nocheckptr
+func (w *world) drop(addr, size uintptr) {
+	if addr != 0 {
+		call(syscall.SYS_MUNMAP, addr, size, 0, 0, 0, 0)
+	}
+}
+
+// reap collects every init that ended, runs its teardown and tells the host.
+//
+//go:norace
+//go:nocheckptr
+func (w *world) reap() {
+	for {
+		pid, errno := call(syscall.SYS_WAIT4, ^uintptr(0), w.base()+unsafe.Offsetof(w.status), wNoHang|wAll, w.base()+unsafe.Offsetof(w.rusage), 0, 0)
+		if errno == eintr {
+			continue
+		}
+		if errno != 0 || pid == 0 {
+			return
+		}
+		w.settle(pid, true)
+	}
+}
+
+// settle forgets the init, runs what was kept for its end, and tells the host.
+//
+//go:norace
+//go:nocheckptr
+func (w *world) settle(pid uintptr, tell bool) {
+	for i := uintptr(0); i < MaxKids; i++ {
+		k := w.kids[i]
+		if k.pid != uint32(pid) {
+			continue
+		}
+		w.kids[i] = kid{}
+		w.answer = Answer{Op: AnsGone, ID: k.id, PID: k.pid, Status: uint32(w.status)}
+		if k.teardown != 0 {
+			if !w.run(k.teardown, k.size) {
+				w.answer.Step, w.answer.Errno = uint32(w.step), uint32(w.errno)
+			}
+			w.drop(k.teardown, k.size)
+		}
+		w.answer.Time = w.now()
+		if tell && !w.hostEnd {
+			w.send(ControlFD, -1)
+		}
+		return
+	}
+}
+
+// leave ends the launcher after its host: every init is killed and reaped
+// first, so that at most one zombie is handed to the machine's PID 1.
+//
+//go:norace
+//go:nocheckptr
+func (w *world) leave() {
+	w.hostEnd = true
+	for i := uintptr(0); i < MaxKids; i++ {
+		if w.kids[i].pid != 0 {
+			call(syscall.SYS_KILL, uintptr(w.kids[i].pid), sigKill, 0, 0, 0, 0)
+		}
+	}
+	for {
+		pid, errno := call(syscall.SYS_WAIT4, ^uintptr(0), w.base()+unsafe.Offsetof(w.status), wAll, 0, 0, 0)
+		if errno == eintr {
+			continue
+		}
+		if errno != 0 {
+			break
+		}
+		w.settle(pid, false)
+	}
+	// What was held for last: owner files, the state directory. A failure has
+	// nobody left to hear it.
+	for i := uintptr(0); i < w.nheld && i < MaxHeld; i++ {
+		if w.held[i].teardown != 0 {
+			w.run(w.held[i].teardown, w.held[i].size)
+		}
+	}
+	exit(0)
+}

@@ -1,0 +1,155 @@
+package rawproc
+
+import (
+	"syscall"
+	"unsafe"
+)
+
+const (
+	regCount   = 2048
+	stackSize  = 64 << 10
+	bufferSize = 64 << 10
+)
+
+// world is all the memory that the raw code has, in one mapping that the Go
+// runtime does not know. It holds no pointers. A fork gets a copy; a job shares
+// its init's until execve.
+type world struct {
+	g       [4096]byte   // a zeroed g: stackguard0 is 0, so no stack check fails
+	tls     [512]uintptr // every slot holds &g, whatever offset the build mode reads
+	reg     [regCount]int64
+	fds     [MaxRequestFDs]int32
+	nfds    uintptr
+	first   uintptr // the first of fds that belongs to the plans
+	jobs    [MaxJobs]job
+	kids    [MaxKids]kid
+	held    [MaxHeld]kid
+	nheld   uintptr
+	head    Header
+	answer  Answer
+	msg     msghdr
+	iov     iovec
+	control [1024]byte
+	poll    [2]pollfd
+	info    [128 * 8]byte // struct signalfd_siginfo
+	clone   cloneArgs
+	pidfd   int32
+	status  int32
+	time    [2]int64
+	rusage  [18]int64
+	mask    uint64
+	pipe    [2]int32
+	path    [64]byte
+	how     [3]uint64
+	byte    [8]byte
+	hostEnd bool
+	user    bool // the launcher made a user namespace
+
+	// How the last plan ended.
+	step  uintptr // the failing step, from 1
+	errno uintptr
+	noted uintptr // the last tolerated errno that is more telling than ENOENT
+	ended uintptr // its step
+
+	// What the next vforked job shall do, and what came of it.
+	plan, planSize uintptr
+	jobErr         uint32
+	jobStep        uint32
+
+	buffer [bufferSize]byte
+	stack  [stackSize]byte
+	_      [64]byte
+	vstack [stackSize]byte
+	_      [64]byte
+}
+
+type job struct {
+	pid   uint32
+	id    uint32
+	flags uint32
+	_     uint32
+}
+
+type kid struct {
+	pid      uint32
+	id       uint32
+	teardown uintptr // a mapping of its own
+	size     uintptr
+}
+
+type msghdr struct {
+	name       uintptr
+	namelen    uint64
+	iov        uintptr
+	iovlen     uint64
+	control    uintptr
+	controllen uint64
+	flags      int64
+}
+
+type iovec struct{ base, len uintptr }
+
+type pollfd struct {
+	fd      int32
+	events  int16
+	revents int16
+}
+
+// cloneArgs is struct clone_args of clone3(2), version 2.
+type cloneArgs struct {
+	flags, pidfd, childTID, parentTID, exitSignal, stack, stackSize, tls, setTID, setTIDSize, cgroup uint64
+}
+
+// at makes a pointer of an address outside the Go heap.
+//
+//go:norace
+//go:nocheckptr
+func at(addr uintptr) unsafe.Pointer {
+	return *(*unsafe.Pointer)(unsafe.Pointer(&addr))
+}
+
+//go:norace
+//go:nocheckptr
+func load64(addr uintptr) uint64 { return *(*uint64)(at(addr)) }
+
+//go:norace
+//go:nocheckptr
+func load32(addr uintptr) uint32 { return *(*uint32)(at(addr)) }
+
+//go:norace
+//go:nocheckptr
+func load16(addr uintptr) uint16 { return *(*uint16)(at(addr)) }
+
+//go:norace
+//go:nocheckptr
+func load8(addr uintptr) uint8 { return *(*uint8)(at(addr)) }
+
+//go:norace
+//go:nocheckptr
+func store64(addr uintptr, v uint64) { *(*uint64)(at(addr)) = v }
+
+// call is a system call; the second result is the errno.
+//
+//go:norace
+//go:nocheckptr
+func call(nr, a, b, c, d, e, f uintptr) (uintptr, uintptr) {
+	r, _, errno := syscall.RawSyscall6(nr, a, b, c, d, e, f)
+	return r, uintptr(errno)
+}
+
+//go:norace
+//go:nocheckptr
+func exit(code uintptr) {
+	for {
+		call(syscall.SYS_EXIT_GROUP, code, 0, 0, 0, 0, 0)
+	}
+}
+
+// now is CLOCK_MONOTONIC in nanoseconds.
+//
+//go:norace
+//go:nocheckptr
+func (w *world) now() int64 {
+	call(syscall.SYS_CLOCK_GETTIME, 1, uintptr(unsafe.Pointer(&w.time)), 0, 0, 0, 0)
+	return w.time[0]*1e9 + w.time[1]
+}

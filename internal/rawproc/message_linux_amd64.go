@@ -1,0 +1,166 @@
+package rawproc
+
+import (
+	"syscall"
+	"unsafe"
+)
+
+const (
+	msgCmsgCloexec = 0x40000000
+	msgNoSignal    = 0x4000
+	solSocket      = 1
+	scmRights      = 1
+	etoomanyrefs   = 109
+)
+
+// receive takes one request from the socket: its header into w.head, its
+// descriptors into w.fds, and returns where its plans lie. ok is false at the
+// end of the connection. mapped, if not 0, must be unmapped with size bytes.
+//
+//go:norace
+//go:nocheckptr
+func (w *world) receive(sock uintptr) (plans, mapped uintptr, ok bool) {
+	w.nfds, w.first = 0, 0
+	n, ok := w.receiveOne(sock)
+	if !ok || n < HeaderSize {
+		return 0, 0, false
+	}
+	w.head = *(*Header)(at(w.base() + unsafe.Offsetof(w.buffer)))
+	plans = w.base() + unsafe.Offsetof(w.buffer) + HeaderSize
+	size := n - HeaderSize
+	// Descriptors above what one message carries come in messages of their own,
+	// which overwrite the buffer: such requests bring their plans in a memfd.
+	for w.nfds < uintptr(w.head.FDs) {
+		if _, ok := w.receiveOne(sock); !ok {
+			return 0, 0, false
+		}
+	}
+	if w.head.Flags&FlagMemfd != 0 {
+		if w.nfds == 0 {
+			return 0, 0, false
+		}
+		w.first = 1
+		const getSeals, needed = 1034, 2 | 4 | 8 // F_SEAL_SHRINK, GROW, WRITE
+		seals, errno := call(syscall.SYS_FCNTL, uintptr(w.fds[0]), getSeals, 0, 0, 0, 0)
+		if errno != 0 || seals&needed != needed {
+			return 0, 0, false
+		}
+		// Private and writable: relocations are applied in place.
+		addr, errno := call(syscall.SYS_MMAP, 0, uintptr(w.head.Size), 3, 2, uintptr(w.fds[0]), 0)
+		if errno != 0 {
+			return 0, 0, false
+		}
+		call(syscall.SYS_CLOSE, uintptr(w.fds[0]), 0, 0, 0, 0, 0)
+		return addr, addr, true
+	}
+	if uintptr(w.head.Size) != size {
+		return 0, 0, false
+	}
+	return plans, 0, true
+}
+
+// load puts the descriptors of the request into their registers.
+//
+//go:norace
+//go:nocheckptr
+func (w *world) load() bool {
+	r := uintptr(w.head.Register)
+	if w.nfds < w.first || r+w.nfds-w.first > regCount {
+		return false
+	}
+	for i := w.first; i < w.nfds && i < MaxRequestFDs; i++ {
+		w.reg[(r+i-w.first)%regCount] = int64(w.fds[i])
+	}
+	return true
+}
+
+//go:norace
+//go:nocheckptr
+func (w *world) unmap(mapped uintptr) {
+	if mapped != 0 {
+		call(syscall.SYS_MUNMAP, mapped, uintptr(w.head.Size), 0, 0, 0, 0)
+	}
+}
+
+// receiveOne is one recvmsg(2); it adds the descriptors that came to w.fds.
+//
+//go:norace
+//go:nocheckptr
+func (w *world) receiveOne(sock uintptr) (uintptr, bool) {
+	w.iov.base, w.iov.len = w.base()+unsafe.Offsetof(w.buffer), bufferSize
+	w.msg = msghdr{
+		iov: w.base() + unsafe.Offsetof(w.iov), iovlen: 1,
+		control: w.base() + unsafe.Offsetof(w.control), controllen: uint64(unsafe.Sizeof(w.control)),
+	}
+	n, errno := call(syscall.SYS_RECVMSG, sock, w.base()+unsafe.Offsetof(w.msg), msgCmsgCloexec, 0, 0, 0)
+	for errno == eintr {
+		n, errno = call(syscall.SYS_RECVMSG, sock, w.base()+unsafe.Offsetof(w.msg), msgCmsgCloexec, 0, 0, 0)
+	}
+	if errno != 0 || n == 0 {
+		return 0, false
+	}
+	const msgTrunc, msgCtrunc = 0x20, 0x8
+	if w.msg.flags&(msgTrunc|msgCtrunc) != 0 {
+		return 0, false
+	}
+	c := w.msg.control
+	end := c + uintptr(w.msg.controllen)
+	for c+16 <= end {
+		l := uintptr(load64(c))
+		if l < 16 || c+l > end {
+			break
+		}
+		if load32(c+8) == solSocket && load32(c+12) == scmRights {
+			for f := c + 16; f+4 <= c+l; f += 4 {
+				if w.nfds >= MaxRequestFDs {
+					return 0, false
+				}
+				w.fds[w.nfds%MaxRequestFDs] = int32(load32(f))
+				w.nfds++
+			}
+		}
+		c += (l + 7) &^ 7
+	}
+	return n, true
+}
+
+// send sends w.answer, with a descriptor where fd is not negative.
+//
+//go:norace
+//go:nocheckptr
+func (w *world) send(sock uintptr, fd int32) bool {
+	w.iov.base, w.iov.len = w.base()+unsafe.Offsetof(w.answer), AnswerSize
+	w.msg = msghdr{iov: w.base() + unsafe.Offsetof(w.iov), iovlen: 1}
+	if fd >= 0 {
+		c := w.base() + unsafe.Offsetof(w.control)
+		w.msg.control, w.msg.controllen = c, 24
+		store64(c, 20)
+		store64(c+8, solSocket|scmRights<<32)
+		store64(c+16, uint64(uint32(fd)))
+	}
+	for {
+		_, errno := call(syscall.SYS_SENDMSG, sock, w.base()+unsafe.Offsetof(w.msg), msgNoSignal, 0, 0, 0)
+		switch errno {
+		case 0:
+			return true
+		case eintr:
+		case etoomanyrefs:
+			// Too many descriptors of this user are in flight: wait for the
+			// host to take some, unless it is gone.
+			w.poll[0] = pollfd{fd: int32(sock), events: 0}
+			w.time[0], w.time[1] = 0, 1e6
+			call(syscall.SYS_PPOLL, w.base()+unsafe.Offsetof(w.poll), 1, w.base()+unsafe.Offsetof(w.time), 0, 8, 0)
+		default:
+			return false
+		}
+	}
+}
+
+// say sends an answer that has no descriptor and no figures.
+//
+//go:norace
+//go:nocheckptr
+func (w *world) say(sock uintptr, op, id, phase, step, errno uint32) bool {
+	w.answer = Answer{Op: op, ID: id, Phase: phase, Step: step, Errno: errno}
+	return w.send(sock, -1)
+}
