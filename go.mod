@@ -3,10 +3,14 @@ module github.com/inlay-dev/inlay
 go 1.26.0
 
 require (
+	github.com/containerd/cgroups/v3 v3.1.3
+	github.com/moby/sys/capability v0.5.0
 	github.com/moby/sys/reexec v0.1.0
 	github.com/moby/sys/user v0.5.0
 	golang.org/x/sys v0.49.0
 )
+
+require github.com/moby/sys/userns v0.1.0 // indirect
 
 require (
 	github.com/stretchr/testify v1.12.1

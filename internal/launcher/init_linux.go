@@ -25,6 +25,9 @@ type Request struct {
 	ChildReg int
 	ProcReg  int  // the register that gets a descriptor of /proc/<init>
 	Quiet    bool // a job follows at once: hear of the child plan only if it fails
+	// OnEmpty is called once, when nothing but init is left in the container, or
+	// init is gone. Like all such calls it must not block.
+	OnEmpty func()
 }
 
 // PlanError is a step that failed in one of the raw processes.
@@ -68,6 +71,8 @@ type Init struct {
 	nextJob  uint32
 	opens    map[uint32]chan opened
 	closed   bool
+	onEmpty  func()
+	after    []func() // to be called when mu is free
 }
 
 type opened struct {
@@ -78,9 +83,10 @@ type opened struct {
 // JobRequest is what it takes to start a job.
 type JobRequest struct {
 	Plan   []byte
-	FDs    []int // registers 0, 1, …
-	Main   bool  // its end is the end of everything in the container
-	Finish bool  // and of init
+	FDs    []int  // registers 0, 1, …
+	Main   bool   // its end is the end of everything in the container
+	Finish bool   // and of init
+	OnExit func() // called once when Exited is closed; it must not block
 }
 
 // Job is one started, or starting, program.
@@ -97,6 +103,8 @@ type Job struct {
 	begun int64 // CLOCK_MONOTONIC: the request was taken
 	start int64 // execve was done
 	exit  *Exit
+
+	onExit func()
 }
 
 // Exit is how a job ended.
@@ -124,7 +132,8 @@ func (l *Launcher) Spawn(ctx context.Context, r *Request) (*Init, error) {
 	i := &Init{
 		l: l, sock: host, pidfd: -1, jobs: map[uint32]*Job{}, opens: map[uint32]chan opened{},
 		ready: make(chan struct{}), setup: make(chan struct{}), empty: make(chan struct{}),
-		gone: make(chan struct{}), ended: make(chan struct{}), done: make(chan struct{}),
+		onEmpty: r.OnEmpty,
+		gone:    make(chan struct{}), ended: make(chan struct{}), done: make(chan struct{}),
 	}
 	l.mu.Lock()
 	l.nextID++
@@ -249,13 +258,35 @@ func (i *Init) orphaned() {
 
 func (i *Init) markGone() {
 	i.mu.Lock()
-	defer i.mu.Unlock()
+	defer i.unlock()
 	select {
 	case <-i.gone:
 	default:
 		close(i.gone)
 	}
 	i.finish()
+}
+
+// unlock releases mu and makes the calls that waited for it.
+func (i *Init) unlock() {
+	after := i.after
+	i.after = nil
+	i.mu.Unlock()
+	for _, f := range after {
+		f()
+	}
+}
+
+// emptied, with mu held, marks the container empty.
+func (i *Init) emptied() {
+	select {
+	case <-i.empty:
+	default:
+		close(i.empty)
+		if i.onEmpty != nil {
+			i.after = append(i.after, i.onEmpty)
+		}
+	}
 }
 
 // finish, with mu held, ends what waits for an init that says no more.
@@ -289,7 +320,7 @@ func (i *Init) finish() {
 		i.err = fmt.Errorf("init ended early: %s", statusText(i.status))
 	}
 	shut(i.setup)
-	shut(i.empty)
+	i.emptied()
 	close(i.done)
 }
 
@@ -320,7 +351,7 @@ func (i *Init) answers() {
 			i.mu.Lock()
 			shut(i.ended)
 			i.finish()
-			i.mu.Unlock()
+			i.unlock()
 			return
 		}
 		i.answer(a, fd)
@@ -329,7 +360,7 @@ func (i *Init) answers() {
 
 func (i *Init) answer(a rawproc.Answer, fd int) {
 	i.mu.Lock()
-	defer i.mu.Unlock()
+	defer i.unlock()
 	j := i.jobs[a.ID]
 	switch {
 	case a.Op == rawproc.AnsSetup:
@@ -348,7 +379,7 @@ func (i *Init) answer(a rawproc.Answer, fd int) {
 		delete(i.jobs, a.ID)
 		j.exited(a)
 	case a.Op == rawproc.AnsEmpty:
-		shut(i.empty)
+		i.emptied()
 	case a.Op == rawproc.AnsOpened && i.opens[a.ID] != nil:
 		c := i.opens[a.ID]
 		delete(i.opens, a.ID)
@@ -404,7 +435,7 @@ func (i *Init) PID() int {
 
 // Start asks init for a job; it does not wait.
 func (i *Init) Start(ctx context.Context, r *JobRequest) (*Job, error) {
-	j := &Job{init: i, pidfd: -1, Started: make(chan struct{}), Exited: make(chan struct{})}
+	j := &Job{init: i, pidfd: -1, onExit: r.OnExit, Started: make(chan struct{}), Exited: make(chan struct{})}
 	i.mu.Lock()
 	select {
 	case <-i.done:
@@ -441,7 +472,7 @@ func (j *Job) started(a rawproc.Answer, pidfd int) {
 	if a.Errno != 0 {
 		j.err = &PlanError{int(a.Phase), int(a.Step), syscall.Errno(a.Errno)}
 		close(j.Started)
-		close(j.Exited)
+		j.end()
 		return
 	}
 	close(j.Started)
@@ -473,7 +504,7 @@ func (j *Job) exited(a rawproc.Answer) {
 		MaxRSS: a.MaxRSS, In: a.In, Out: a.Out, MinFlt: a.MinFlt, MajFlt: a.MajFlt, Vol: a.Vol, Forced: a.Forced,
 	}
 	j.unwatch()
-	close(j.Exited)
+	j.end()
 }
 
 // lost ends a job whose init is gone. With init's mu held.
@@ -490,7 +521,15 @@ func (j *Job) lost() {
 		close(j.Started)
 	}
 	j.unwatch()
+	j.end()
+}
+
+// end closes Exited, with both mutexes held.
+func (j *Job) end() {
 	close(j.Exited)
+	if j.onExit != nil {
+		j.init.after = append(j.init.after, j.onExit)
+	}
 }
 
 func (j *Job) unwatch() {

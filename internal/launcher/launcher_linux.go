@@ -465,3 +465,7 @@ func (l *Launcher) request(ctx context.Context, h rawproc.Header, plans []byte, 
 	}
 	return nil
 }
+
+// CountsProcesses tells whether RLIMIT_NPROC counts the processes of one user
+// namespace alone, as since Linux 5.14, and not all of the user's.
+func (l *Launcher) CountsProcesses() bool { return countsProcesses() }

@@ -18,39 +18,39 @@ func TestSmoke(t *testing.T) {
 	require.NoError(t, err)
 	defer l.Release()
 	for i := 0; i < 3; i++ {
-	t0 := time.Now()
-	regs := &plan.Registers{}
-	regs.New("sock")
-	proc := regs.New("proc")
-	pb := plan.NewBuilder(plan.Parent, Arch, regs)
-	for _, f := range []string{"uid_map", "gid_map"} {
-		r := pb.Openat(proc.At(), f, plan.OWRONLY|plan.OCLOEXEC, 0, f)
-		pb.Write(r, []byte("0 524288 65536"), f)
-	}
-	parent, err := pb.Plan().Encode(Arch)
-	require.NoError(t, err)
-	cb := plan.NewBuilder(plan.Child, Arch, regs)
-	cb.Setresgid(65535)
-	cb.Setresuid(65535)
-	cb.Propagation("/", plan.MSRec|plan.MSPrivate)
-	cb.LinkUp("lo")
-	child, err := cb.Plan().Encode(Arch)
-	require.NoError(t, err)
-	in, err := l.Spawn(ctx, &Request{Clone: unix.CLONE_NEWUSER | unix.CLONE_NEWPID | unix.CLONE_NEWNS | unix.CLONE_NEWNET, Parent: parent, Child: child, ProcReg: proc.Index(), Quiet: false})
-	require.NoError(t, err)
-	eb := plan.NewBuilder(plan.Exec, Arch, &plan.Registers{})
-	a := eb.Strings([]string{"true"})
-	eb.Execve("/bin/true", a, eb.Strings(nil), 1, 0)
-	ex, err := eb.Plan().Encode(Arch)
-	require.NoError(t, err)
-	j, err := in.Start(ctx, &JobRequest{Plan: ex, Main: true, Finish: true})
-	require.NoError(t, err)
-	require.NoError(t, in.Ready(ctx))
-	<-j.Started
-	require.NoError(t, j.Err())
-	<-j.Exited
-	t.Log(j.Exit(), time.Since(t0))
-	require.NoError(t, in.Close(context.Background()))
-	t.Log(time.Since(t0))
+		t0 := time.Now()
+		regs := &plan.Registers{}
+		regs.New("sock")
+		proc := regs.New("proc")
+		pb := plan.NewBuilder(plan.Parent, Arch, regs)
+		for _, f := range []string{"uid_map", "gid_map"} {
+			r := pb.Openat(proc.At(), f, plan.OWRONLY|plan.OCLOEXEC, 0, f)
+			pb.Write(r, []byte("0 524288 65536"), f)
+		}
+		parent, err := pb.Plan().Encode(Arch)
+		require.NoError(t, err)
+		cb := plan.NewBuilder(plan.Child, Arch, regs)
+		cb.Setresgid(65535)
+		cb.Setresuid(65535)
+		cb.Propagation("/", plan.MSRec|plan.MSPrivate)
+		cb.LinkUp("lo")
+		child, err := cb.Plan().Encode(Arch)
+		require.NoError(t, err)
+		in, err := l.Spawn(ctx, &Request{Clone: unix.CLONE_NEWUSER | unix.CLONE_NEWPID | unix.CLONE_NEWNS | unix.CLONE_NEWNET, Parent: parent, Child: child, ProcReg: proc.Index(), Quiet: false})
+		require.NoError(t, err)
+		eb := plan.NewBuilder(plan.Exec, Arch, &plan.Registers{})
+		a := eb.Strings([]string{"true"})
+		eb.Execve("/bin/true", a, eb.Strings(nil), 1, 0)
+		ex, err := eb.Plan().Encode(Arch)
+		require.NoError(t, err)
+		j, err := in.Start(ctx, &JobRequest{Plan: ex, Main: true, Finish: true})
+		require.NoError(t, err)
+		require.NoError(t, in.Ready(ctx))
+		<-j.Started
+		require.NoError(t, j.Err())
+		<-j.Exited
+		t.Log(j.Exit(), time.Since(t0))
+		require.NoError(t, in.Close(context.Background()))
+		t.Log(time.Since(t0))
 	}
 }

@@ -22,10 +22,11 @@ func (r *Registers) Count() int { return r.next }
 // Builder collects the steps of one plan. Its methods never fail: what is
 // wrong shows in Encode.
 type Builder struct {
-	arch Arch
-	regs *Registers
-	p    Plan
-	seen map[string]uint64
+	arch  Arch
+	regs  *Registers
+	p     Plan
+	seen  map[string]uint64
+	count *Reg // the register of write counts, once there is one
 }
 
 // NewBuilder starts the plan of one phase.
@@ -203,7 +204,20 @@ func (b *Builder) Write(fd Reg, data []byte, path string) {
 	}
 	// A zero byte more: an empty write needs an address as well.
 	arg := Arg{argPtr, b.place(append(append([]byte(nil), data...), 0))}
-	b.add(callWrite, fmt.Sprintf("write(%s, %s, %d)", fd, shown, len(data)), path, fd.Arg(), arg, Imm(len(data)))
+	s := b.add(callWrite, fmt.Sprintf("write(%s, %s, %d) = %d", fd, shown, len(data), len(data)), path, fd.Arg(), arg, Imm(len(data)))
+	if len(data) < 4096 {
+		return // the kernel's files and one page: all or an error
+	}
+	// A memory file system that gets full takes a part and says so by the count.
+	const enospc = 28
+	if b.count == nil {
+		r := b.regs.New("count")
+		b.count = &r
+	}
+	s.Dst = b.count.n
+	word := b.words(0)
+	b.add(callPoke, "poke <count>", path, word, b.count.Arg())
+	b.check(word.value, ^uint64(0), uint64(len(data)), fmt.Sprintf("<count> == %d", len(data)), path, enospc)
 }
 
 // Close adds close(2).
@@ -447,9 +461,9 @@ func (b *Builder) Verify(fd Reg, path string, mode uint16, major, minor uint32) 
 	buf := Arg{argPtr, b.place(make([]byte, 256))}
 	b.add(callStatx, fmt.Sprintf("statx(%s, \"\", AT_EMPTY_PATH, STATX_BASIC_STATS)", fd), path, fd.Arg(), b.str(""), Imm(emptyPath), Imm(basic), buf)
 	// struct statx: stx_mode is the 16 bits at 28; stx_rdev_major and _minor stand at 128 and 132.
-	b.check(buf.value+24, sIFMT<<32, uint64(mode)<<32, fmt.Sprintf("stx_mode&S_IFMT == %#o", mode), path)
+	b.check(buf.value+24, sIFMT<<32, uint64(mode)<<32, fmt.Sprintf("stx_mode&S_IFMT == %#o", mode), path, estale)
 	if major != 0 {
-		b.check(buf.value+128, ^uint64(0), uint64(major)|uint64(minor)<<32, fmt.Sprintf("stx_rdev == %d:%d", major, minor), path)
+		b.check(buf.value+128, ^uint64(0), uint64(major)|uint64(minor)<<32, fmt.Sprintf("stx_rdev == %d:%d", major, minor), path, estale)
 	}
 }
 
@@ -458,14 +472,16 @@ func (b *Builder) Verify(fd Reg, path string, mode uint16, major, minor uint32) 
 func (b *Builder) Inside(path string) {
 	buf := Arg{argPtr, b.place(make([]byte, 4104))}
 	b.add(callGetcwd, "getcwd(<4096 bytes>)", path, buf, Imm(4096))
-	b.check(buf.value, 0xff, '/', "the path begins with /", path)
+	b.check(buf.value, 0xff, '/', "the path begins with /", path, estale)
 }
 
-// check compares eight bytes of the data under a mask; ESTALE is the answer
-// where they differ: the thing is not what it was.
-func (b *Builder) check(off, mask, want uint64, what, path string) {
-	const estale = 116
-	b.add(callCheck, "check "+what, path, Arg{argPtr, off}, Imm(mask), Imm(want), Imm(estale))
+// estale answers a check of what a file is: it is not what it was.
+const estale = 116
+
+// check compares eight bytes of the data under a mask; errno is the answer
+// where they differ.
+func (b *Builder) check(off, mask, want uint64, what, path string, errno uint32) {
+	b.add(callCheck, "check "+what, path, Arg{argPtr, off}, Imm(mask), Imm(want), Imm(errno))
 }
 
 // RemoveState is the launcher's last act on a state directory whose descriptors

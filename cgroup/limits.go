@@ -1,0 +1,163 @@
+package cgroup
+
+import (
+	"fmt"
+	"math"
+	"path"
+	"strings"
+)
+
+// MinMemory is the least memory limit, in bytes.
+const MinMemory = 1 << 20
+
+// Limits are the resources that a container or a job may use. A nil field is no
+// limit.
+type Limits struct {
+	// Memory is the hard limit in bytes, page cache included; at least MinMemory.
+	Memory *int64 `json:"memory,omitempty"`
+	// Swap is the limit of swap alone, in bytes; 0 is none.
+	Swap *int64 `json:"swap,omitempty"`
+	// CPUs is how many processors' time may be used: 0.5 is half of one.
+	CPUs *float64 `json:"cpus,omitempty"`
+	// CPUWeight is the share against siblings, 1 to 10000; 100 without.
+	CPUWeight *uint64 `json:"cpu_weight,omitempty"`
+	// CPUSet names the processors, as cpuset(7) does: "0-2,7".
+	CPUSet *string `json:"cpu_set,omitempty"`
+	// Pids is how many processes and threads may be at once.
+	Pids *int64 `json:"pids,omitempty"`
+	// IO limits devices.
+	IO []IOLimit `json:"io,omitempty"`
+	// IOWeight is the share against siblings, 1 to 10000.
+	IOWeight *uint64 `json:"io_weight,omitempty"`
+	// DeviceRules are as Docker's --device-cgroup-rule: "c 1:3 mr".
+	DeviceRules []string `json:"device_rules,omitempty"`
+	// Unified sets files of cgroup v2 by name that have no field here.
+	Unified map[string]string `json:"unified,omitempty"`
+}
+
+// IOLimit limits one block device; 0 is no limit.
+type IOLimit struct {
+	// Device is "8:0", "/dev/sda", or any path: the device of its file system.
+	Device    string `json:"device"`
+	ReadBPS   int64  `json:"read_bps,omitempty"` // bytes a second
+	WriteBPS  int64  `json:"write_bps,omitempty"`
+	ReadIOPS  int64  `json:"read_iops,omitempty"` // operations a second
+	WriteIOPS int64  `json:"write_iops,omitempty"`
+}
+
+// ValidateCPUs tells what is wrong with a number of processors.
+func ValidateCPUs(n float64) error {
+	if math.IsNaN(n) || math.IsInf(n, 0) || n < 0.01 || n > 8192 {
+		return fmt.Errorf("not between 0.01 and 8192")
+	}
+	return nil
+}
+
+// ValidateWeight tells what is wrong with a weight.
+func ValidateWeight(n uint64) error {
+	if n < 1 || n > 10000 {
+		return fmt.Errorf("not between 1 and 10000")
+	}
+	return nil
+}
+
+// ValidateCPUSet tells what is wrong with a list of processors.
+func ValidateCPUSet(s string) error {
+	if s == "" {
+		return fmt.Errorf("empty")
+	}
+	for _, part := range strings.Split(s, ",") {
+		var a, b int
+		lo, hi, ranged := strings.Cut(part, "-")
+		if _, err := fmt.Sscanf(lo+" ", "%d ", &a); err != nil || fmt.Sprint(a) != lo || a < 0 || a > 8191 {
+			return fmt.Errorf("%q is not a list like 0-2,7", s)
+		}
+		if b = a; ranged {
+			if _, err := fmt.Sscanf(hi+" ", "%d ", &b); err != nil || fmt.Sprint(b) != hi || b < a || b > 8191 {
+				return fmt.Errorf("%q is not a list like 0-2,7", s)
+			}
+		}
+	}
+	return nil
+}
+
+// Validate tells what is wrong with the limit.
+func (l IOLimit) Validate() error {
+	if l.Device == "" || strings.ContainsAny(l.Device, "\x00\n") {
+		return fmt.Errorf("device %q: a number like 8:0 or a path", l.Device)
+	}
+	for _, n := range []int64{l.ReadBPS, l.WriteBPS, l.ReadIOPS, l.WriteIOPS} {
+		if n < 0 {
+			return fmt.Errorf("%d is below zero", n)
+		}
+	}
+	if l.ReadBPS+l.WriteBPS+l.ReadIOPS+l.WriteIOPS == 0 {
+		return fmt.Errorf("no limit of %s is given", l.Device)
+	}
+	return nil
+}
+
+// ValidateDeviceRule tells what is wrong with a rule of Docker's form.
+func ValidateDeviceRule(rule string) error {
+	f := strings.Fields(rule)
+	if len(f) == 3 && strings.Contains("abc", f[0]) && len(f[0]) == 1 && strings.Trim(f[2], "rwm") == "" {
+		major, minor, ok := strings.Cut(f[1], ":")
+		if ok && deviceNumber(major) && deviceNumber(minor) {
+			return nil
+		}
+	}
+	return fmt.Errorf("%q is not like \"c 1:3 rwm\"", rule)
+}
+
+func deviceNumber(s string) bool {
+	return s == "*" || s != "" && len(s) < 11 && strings.Trim(s, "0123456789") == ""
+}
+
+// ValidatePath tells what is wrong with the path of a parent group.
+func ValidatePath(p string) error {
+	if !path.IsAbs(p) || path.Clean(p) != p || strings.ContainsAny(p, "\x00\n") {
+		return fmt.Errorf("not a clean absolute path below the hierarchy's root")
+	}
+	return nil
+}
+
+// Validate reports every fault of the limits, each under the name of its field.
+func (l *Limits) Validate(report func(field string, value any, err error)) {
+	check := func(field string, value any, err error) {
+		if err != nil {
+			report(field, value, err)
+		}
+	}
+	if l.Memory != nil && *l.Memory < MinMemory {
+		report("Memory", *l.Memory, fmt.Errorf("below %d bytes", int64(MinMemory)))
+	}
+	if l.Swap != nil && *l.Swap < 0 {
+		report("Swap", *l.Swap, fmt.Errorf("below zero: 0 is no swap"))
+	}
+	if l.CPUs != nil {
+		check("CPUs", *l.CPUs, ValidateCPUs(*l.CPUs))
+	}
+	if l.CPUWeight != nil {
+		check("CPUWeight", *l.CPUWeight, ValidateWeight(*l.CPUWeight))
+	}
+	if l.CPUSet != nil {
+		check("CPUSet", *l.CPUSet, ValidateCPUSet(*l.CPUSet))
+	}
+	if l.Pids != nil && *l.Pids < 1 {
+		report("Pids", *l.Pids, fmt.Errorf("below 1"))
+	}
+	for _, d := range l.IO {
+		check("IO", fmt.Sprintf("%+v", d), d.Validate())
+	}
+	if l.IOWeight != nil {
+		check("IOWeight", *l.IOWeight, ValidateWeight(*l.IOWeight))
+	}
+	for _, r := range l.DeviceRules {
+		check("DeviceRules", r, ValidateDeviceRule(r))
+	}
+	for name := range l.Unified {
+		if name == "" || strings.ContainsAny(name, "/\x00\n") {
+			report("Unified", name, fmt.Errorf("not the name of a file"))
+		}
+	}
+}

@@ -1,0 +1,6 @@
+//go:build !linux
+
+package cgroup
+
+// Detect tells which hierarchy there is: none.
+func Detect() Mode { return Unavailable }

@@ -1,0 +1,260 @@
+package container
+
+import (
+	"slices"
+	"strings"
+
+	"github.com/inlay-dev/inlay/internal/plan"
+	"github.com/inlay-dev/inlay/namespace"
+	"github.com/inlay-dev/inlay/rootfs"
+	"github.com/inlay-dev/inlay/security"
+)
+
+// host is all that compiling needs to know of the machine: tests make one up,
+// so that plans are the same on any operating system.
+type host struct {
+	arch    plan.Arch
+	machine *rootfs.Machine
+	// uids and gids are the container's maps, empty without a user namespace.
+	uids, gids []namespace.IDMap
+	// initUID and initGID are init's ids inside.
+	initUID, initGID uint32
+	// setgroups tells that setgroups(2) may be called.
+	setgroups bool
+	// noFile is the host program's hard limit of open files.
+	noFile uint64
+	// countsProcesses tells that RLIMIT_NPROC counts the container's processes
+	// alone.
+	countsProcesses bool
+	sourceIsDir     map[string]bool
+}
+
+// plans are what one container is made by.
+type plans struct {
+	clone                  uint64
+	prepare, parent, child *plan.Plan
+	procReg                int
+}
+
+const (
+	capNone         = 0
+	prSetPdeathsig  = 1
+	prSetDumpable   = 4
+	prSetKeepCaps   = 8
+	prSetNoNewPrivs = 38
+	cloneNewCgroup  = 0x02000000
+	allCaps         = 1<<41 - 1
+)
+
+// compile makes the plans of a container. It is pure.
+func compile(s *Spec, h *host) *plans {
+	regs := &plan.Registers{}
+	regs.New("init socket")
+	proc := regs.New("proc of init")
+	prepare := plan.NewBuilder(plan.Prepare, h.arch, regs)
+	parent := plan.NewBuilder(plan.Parent, h.arch, regs)
+	child := plan.NewBuilder(plan.Child, h.arch, regs)
+	p := &plans{procReg: proc.Index()}
+	for _, k := range s.newNamespaces() {
+		// The cgroup namespace is made by each job, once it is in its group.
+		if k != namespace.Cgroup {
+			p.clone |= k.CloneFlag()
+		}
+	}
+	newUser := s.isNew(namespace.User)
+	if newUser {
+		namespace.WriteMaps(parent, proc, h.uids, h.gids, false)
+	}
+	if newUser {
+		// Until here init still is the host's own id, whatever its maps say. The
+		// new one is init's alone: no job can signal it or change its limits.
+		if h.setgroups {
+			child.Setgroups(nil)
+		}
+		child.Setresgid(h.initGID)
+		child.Setresuid(h.initUID)
+		if h.initUID != 0 {
+			// What is made from here on belongs to root inside; an effective id of 0
+			// would be the job's.
+			child.Setfsgid(0)
+			child.Setfsuid(0)
+		}
+	}
+	child.Umask(0)
+	build := &rootfs.Build{
+		Prepare: prepare, Child: child, Machine: h.machine, Root: s.root(), Mounts: s.Mounts, Files: s.Files,
+		Identity:    rootfs.Identity{Hostname: s.hostname(), UID: s.Job.uid(), GID: s.Job.gid()},
+		SourceIsDir: h.sourceIsDir, NewIPC: s.isNew(namespace.IPC),
+	}
+	build.Compile()
+	if s.isNew(namespace.UTS) {
+		child.Sethostname(s.hostname())
+	}
+	if s.isNew(namespace.Network) {
+		child.LinkUp("lo")
+	}
+	if newUser && h.initUID != 0 {
+		// Leaving fsuid 0 took the file capabilities from the effective set; init
+		// needs them to open what it is asked for.
+		child.Setfsgid(h.initGID)
+		child.Setfsuid(h.initUID)
+		child.Capset(allCaps, allCaps, capNone)
+	}
+	// After the ids: setresuid clears both. Non-dumpable is what keeps even a
+	// container's root with all capabilities out of init's memory, descriptors and
+	// /proc/1/exe (CVE-2019-5736): init was never exec'ed, so the kernel asks for
+	// rights in the host's user namespace.
+	const sigkill = 9
+	child.Prctl(prSetPdeathsig, "PR_SET_PDEATHSIG", sigkill)
+	child.Prctl(prSetDumpable, "PR_SET_DUMPABLE", 0)
+	p.prepare, p.parent, p.child = prepare.Plan(), parent.Plan(), child.Plan()
+	return p
+}
+
+// stdio is what the exec plan needs to know of a job's descriptors: the first
+// three and the extra files are registers 0, 1, 2, …
+type stdio struct {
+	count int
+	// chown tells for each whether init gives it to the job's user.
+	chown []bool
+}
+
+// defaultPath is where commands are looked up if the job's environment does not
+// say.
+const defaultPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+// environment is what a job has in its environment: its own variables over four
+// defaults, each key once.
+func environment(j *Job) []string {
+	var keys []string
+	values := map[string]string{}
+	for _, kv := range append([]string{"PATH=" + defaultPath, "HOME=/tmp", "LANG=C.UTF-8", "TERM=dumb"}, j.Env...) {
+		key, value, _ := strings.Cut(kv, "=")
+		if _, there := values[key]; !there {
+			keys = append(keys, key)
+		}
+		values[key] = value
+	}
+	out := make([]string, 0, len(keys))
+	for _, k := range keys {
+		out = append(out, k+"="+values[k])
+	}
+	return out
+}
+
+// candidates are the paths that execve tries for a command.
+func candidates(name string, env []string) []string {
+	if strings.Contains(name, "/") {
+		return []string{name}
+	}
+	list := defaultPath
+	for _, kv := range env {
+		if v, ok := strings.CutPrefix(kv, "PATH="); ok {
+			list = v
+		}
+	}
+	var out []string
+	for _, dir := range strings.Split(list, ":") {
+		// An empty entry means the working folder to sh; os/exec refuses it, and a
+		// job's own folder is the last place to take programs from.
+		if strings.HasPrefix(dir, "/") && !slices.Contains(out, dir+"/"+name) {
+			out = append(out, dir+"/"+name)
+		}
+	}
+	return out
+}
+
+// rlimits are the job's limits: its own over the defaults.
+func rlimits(j *Job, h *host) []security.Rlimit {
+	list := []security.Rlimit{
+		{Name: "core", Soft: 1, Hard: 1},
+		{Name: "nofile", Soft: min(1024, h.noFile), Hard: min(65536, h.noFile)},
+	}
+	if h.countsProcesses {
+		list = append(list, security.Rlimit{Name: "nproc", Soft: defaultPids, Hard: defaultPids})
+	}
+	for _, r := range j.Rlimits {
+		list = slices.DeleteFunc(list, func(d security.Rlimit) bool { return d.Name == r.Name })
+		list = append(list, r)
+	}
+	return list
+}
+
+// defaultPids is how many processes a container has at most by default.
+const defaultPids = 1024
+
+// compileJob makes the exec plan of a job. It is pure.
+func compileJob(s *Spec, j *Job, h *host, io stdio) *plan.Plan {
+	regs := &plan.Registers{}
+	b := plan.NewBuilder(plan.Exec, h.arch, regs)
+	files := make([]plan.Reg, io.count)
+	for i := range files {
+		files[i] = regs.New([]string{"stdin", "stdout", "stderr", "file"}[min(i, 3)])
+	}
+	for i, chown := range io.chown {
+		if chown {
+			b.Fchown(files[i], j.uid(), j.gid())
+		}
+	}
+	// Three and less cannot collide with where they go: init's own are 3 and 4.
+	if io.count > 3 {
+		for i := range files {
+			files[i] = b.DupAbove(files[i], max(io.count, 16), "file")
+		}
+	}
+	for i, f := range files {
+		b.Dup3(f, i, 0)
+	}
+	b.CloseRange(uint32(io.count), ^uint32(0))
+	b.Setsid()
+	b.ResetScheduler()
+	const eperm, enosys, eopnotsupp, edquot = 1, 38, 95, 122
+	b.JoinSessionKeyring()
+	b.Tolerate(enosys, eopnotsupp, edquot, eperm) // a kernel without keys, or an outer container that refuses them: then there is nothing to share
+	umask := uint32(0o022)
+	if j.Umask != nil {
+		umask = *j.Umask
+	}
+	b.Umask(umask)
+	security.SetRlimits(b, rlimits(j, h))
+	if s.isNew(namespace.Cgroup) {
+		b.Unshare(cloneNewCgroup)
+	}
+	keep, err := security.CapabilityBits(j.Capabilities)
+	if err != nil {
+		panic("inlay: bug: " + err.Error()) // Validate has looked
+	}
+	security.DropBounding(b, keep)
+	if h.setgroups {
+		b.Setgroups(j.Groups)
+	}
+	b.Prctl(prSetKeepCaps, "PR_SET_KEEPCAPS", 1)
+	b.Setresgid(j.gid())
+	b.Hint("", "the group must be mapped: see WithUser and WithIDMaps")
+	b.Setresuid(j.uid())
+	b.Hint("", "the user must be mapped: see WithUser and WithIDMaps")
+	b.Prctl(prSetKeepCaps, "PR_SET_KEEPCAPS", 0)
+	security.SetCapabilities(b, keep)
+	dir := j.Dir
+	if dir == "" {
+		dir = "/"
+	}
+	b.Chdir(dir)
+	b.Hint(dir, "the working folder must be there, and the job's user must be allowed into it")
+	// Not by a descriptor that somebody left open: CVE-2024-21626.
+	b.Inside(dir)
+	b.Prctl(prSetNoNewPrivs, "PR_SET_NO_NEW_PRIVS", 1, 0, 0, 0)
+	if j.uid() == h.initUID {
+		security.ForbidForeignPrlimit(b, h.arch)
+	}
+	b.UnblockSignals()
+	env := environment(j)
+	argv, envp := b.Strings(j.Command), b.Strings(env)
+	paths := candidates(j.Command[0], env)
+	for _, path := range paths {
+		b.Execve(path, argv, envp, len(j.Command), len(env))
+		const enoent, eacces, enotdir = 2, 13, 20
+		b.Tolerate(enoent, eacces, enotdir)
+	}
+	return b.Plan()
+}

@@ -1,0 +1,17 @@
+// Package container runs programs in containers of their own, from inside a Go
+// program.
+//
+// [Run] starts a program, waits for it and returns a [Result] that says how it
+// ended and why. [New] and its methods do the same step by step, and let further
+// programs run in the container by [Container.Exec]. Every wish is an [Option];
+// with none but a command, the program gets new namespaces of every kind, a
+// read-only view of the host's /usr, no network, no capability, and nothing of
+// the host program's files, environment or descriptors.
+//
+// An error means that inlay could not do what was asked. What the program itself
+// did, however badly it ended, is a Result. A Container owns all that it made;
+// Close gives everything back and may be called at any time, so defer it.
+//
+// The host program's own binary is executed once more, at the first start, as
+// the launcher that all containers come from; nothing has to be called in main.
+package container

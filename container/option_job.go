@@ -1,0 +1,163 @@
+package container
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/inlay-dev/inlay/security"
+)
+
+// WithCommand sets the program and its arguments. A name without a slash is
+// looked up in the job's PATH, inside the container. Without it the container
+// has no main job: it waits for [Container.Exec].
+//
+// New reports an empty name, a NUL byte, and more than 2 MiB of arguments. Start
+// reports what cannot be executed as a [*StartError] that matches ErrNotFound or
+// ErrNotExecutable and says why: see execve(2).
+func WithCommand(name string, args ...string) JobOption {
+	command := append([]string{name}, args...)
+	return newJobOption("WithCommand", quoted(command), func(j *Job) { j.Command = slices.Clone(command) })
+}
+
+// WithArgs adds arguments to the command.
+func WithArgs(args ...string) JobOption {
+	args = slices.Clone(args)
+	return newJobOption("WithArgs", quoted(args), func(j *Job) { j.Command = append(slices.Clip(j.Command), args...) })
+}
+
+// WithEnv adds variables, each "KEY=value"; the later of two for one key wins.
+// Nothing of the host program's environment reaches a job: without this option it
+// has PATH, HOME, LANG and TERM alone.
+func WithEnv(vars ...string) JobOption {
+	vars = slices.Clone(vars)
+	return newJobOption("WithEnv", quoted(vars), func(j *Job) { j.Env = append(slices.Clip(j.Env), vars...) })
+}
+
+// WithDir sets the working folder, an absolute path inside the container. It is
+// resolved inside the root and must be there. Without it, it is /.
+func WithDir(dir string) JobOption {
+	return newJobOption("WithDir", fmt.Sprintf("%q", dir), func(j *Job) {
+		j.Dir = dir
+		if dir == "" {
+			j.faults = append(j.faults, &OptionError{Option: "WithDir", Value: `""`, Reason: "empty path"})
+		}
+	})
+}
+
+// WithUser sets the job's user and group inside the container. Without it both
+// are 0: root of the container's own user namespace, without a capability. Ids
+// that are not mapped, and the one id that init has for itself, are refused by
+// Start; with automatic maps 0 to 65534 are there, or 0 alone for an
+// unprivileged host user without a range in /etc/subuid.
+func WithUser(uid, gid uint32) JobOption {
+	return newJobOption("WithUser", fmt.Sprintf("%d, %d", uid, gid), func(j *Job) { j.UID, j.GID = &uid, &gid })
+}
+
+// WithGroups sets the supplementary groups; without it there are none.
+func WithGroups(gids ...uint32) JobOption {
+	gids = slices.Clone(gids)
+	return newJobOption("WithGroups", gids, func(j *Job) { j.Groups = append(slices.Clip(j.Groups), gids...) })
+}
+
+// WithUmask sets the file mode creation mask, 0 to 0777; without it, 022.
+func WithUmask(mask uint32) JobOption {
+	return newJobOption("WithUmask", fmt.Sprintf("%#o", mask), func(j *Job) { j.Umask = &mask })
+}
+
+// WithStdin gives the job its standard input. An *os.File goes to the job
+// itself; from any other reader a goroutine copies. Without it the job reads an
+// empty input. A reader that blocks does not hold up Wait.
+func WithStdin(r io.Reader) JobOption {
+	return newJobOption("WithStdin", fmt.Sprintf("%T", r), func(j *Job) { j.Stdin = r })
+}
+
+// WithStdout takes the job's standard output. An *os.File goes to the job itself;
+// to any other writer a goroutine copies, and Wait returns after its last write.
+// A slow writer slows the job down. Without it the output is discarded. The same
+// writer for stdout and stderr gets both through one pipe, in their order; it
+// must be comparable with ==.
+func WithStdout(w io.Writer) JobOption {
+	return newJobOption("WithStdout", fmt.Sprintf("%T", w), func(j *Job) { j.Stdout = w })
+}
+
+// WithStderr takes the job's standard error, as [WithStdout] does its output.
+func WithStderr(w io.Writer) JobOption {
+	return newJobOption("WithStderr", fmt.Sprintf("%T", w), func(j *Job) { j.Stderr = w })
+}
+
+// WithExtraFiles gives the job further open files: the first is its descriptor
+// 3, and so on. The host program keeps its own; at most 1,000.
+func WithExtraFiles(files ...*os.File) JobOption {
+	files = slices.Clone(files)
+	return newJobOption("WithExtraFiles", fmt.Sprintf("%d files", len(files)), func(j *Job) {
+		j.ExtraFiles = append(slices.Clip(j.ExtraFiles), files...)
+	})
+}
+
+// WithRlimit sets a limit of setrlimit(2) by its name, as Docker's --ulimit has
+// it ("nofile", "fsize"); security.Infinity is none. Without it core is 1 (see
+// core(5): 0 would still start a handler), nofile 1,024 and 65,536 hard, nproc
+// 1,024 where it counts for the container alone, and the others are as the host
+// program has them.
+//
+// New reports names that do not exist and a soft limit above the hard one; Start
+// a hard limit above the host program's own.
+func WithRlimit(name string, soft, hard uint64) JobOption {
+	return newJobOption("WithRlimit", fmt.Sprintf("%q, %d, %d", name, soft, hard), func(j *Job) {
+		canonical, err := security.ParseRlimitName(name)
+		if err != nil {
+			j.faults = append(j.faults, &OptionError{Option: "WithRlimit", Value: fmt.Sprintf("%q", name), Reason: err.Error()})
+			return
+		}
+		kept := slices.DeleteFunc(slices.Clone(j.Rlimits), func(r security.Rlimit) bool { return r.Name == canonical })
+		j.Rlimits = append(kept, security.Rlimit{Name: canonical, Soft: soft, Hard: hard})
+	})
+}
+
+// WithCapabilities gives the job capabilities in its own user namespace, by
+// OCI's or Docker's names ("CAP_NET_ADMIN", "net_admin"): in all five sets, so
+// that they outlive execve(2) for other users than root as well. Without it all
+// five sets are empty. See capabilities(7).
+//
+// Without a user namespace CAP_SYS_PTRACE is refused: such a job could take init
+// over.
+func WithCapabilities(names ...string) JobOption {
+	names = slices.Clone(names)
+	return newJobOption("WithCapabilities", quoted(names), func(j *Job) {
+		for _, n := range names {
+			canonical, err := security.ParseCapability(n)
+			if err != nil {
+				j.faults = append(j.faults, &OptionError{Option: "WithCapabilities", Value: fmt.Sprintf("%q", n), Reason: err.Error()})
+				continue
+			}
+			if !slices.Contains(j.Capabilities, canonical) {
+				j.Capabilities = append(slices.Clip(j.Capabilities), canonical)
+			}
+		}
+	})
+}
+
+func quoted(list []string) string {
+	var b strings.Builder
+	for i, s := range list {
+		if i > 0 {
+			b.WriteString(", ")
+		}
+		if b.Len() > 200 {
+			fmt.Fprintf(&b, "… %d more", len(list)-i)
+			break
+		}
+		fmt.Fprintf(&b, "%q", shorten(s))
+	}
+	return b.String()
+}
+
+func shorten(s string) string {
+	if len(s) > 80 {
+		return s[:80] + "…"
+	}
+	return s
+}

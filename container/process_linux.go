@@ -1,0 +1,639 @@
+package container
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/inlay-dev/inlay/internal/launcher"
+	"github.com/inlay-dev/inlay/internal/plan"
+	"github.com/inlay-dev/inlay/namespace"
+)
+
+// Process is one job of a container: what Exec started. All methods may be
+// called from many goroutines at once.
+type Process struct {
+	r      *running
+	spec   *Job
+	isMain bool
+	plan   *plan.Plan
+	start0 time.Time // when it was asked for
+	done   chan struct{}
+
+	passed  []int // descriptors for the job, closed here once they are sent
+	streams []*stream
+
+	mu        sync.Mutex
+	job       *launcher.Job
+	pending   int // what Done still waits for
+	causes    []Status
+	times     []time.Time
+	canceling error
+	timer     *time.Timer
+	drain     *time.Timer
+	res       *Result
+	err       error
+}
+
+// stream is one pipe between the job and a reader or writer of the host's.
+type stream struct {
+	name string
+	in   io.Reader // stdin
+	out  io.Writer // stdout, stderr
+	end  *os.File
+	n    atomic.Int64
+	err  error
+	cut  atomic.Bool
+}
+
+func newProcess(r *running, j *Job) *Process {
+	return &Process{r: r, spec: j, done: make(chan struct{})}
+}
+
+// prepare opens the job's descriptors and makes its plan.
+func (p *Process) prepare(begun time.Time) (req *launcher.JobRequest, err error) {
+	p.start0 = begun
+	defer func() {
+		if err != nil {
+			p.abort()
+		}
+	}()
+	io, err := p.open()
+	if err != nil {
+		return nil, err
+	}
+	p.plan = compileJob(&p.r.c.spec, p.spec, p.r.host, io)
+	encoded, err := p.plan.Encode(p.r.host.arch)
+	if err != nil {
+		return nil, &StartError{Phase: PhaseExec, Op: "encode", Err: err}
+	}
+	p.pending = 1
+	if p.isMain {
+		p.pending++
+	}
+	for _, s := range p.streams {
+		if s.out != nil {
+			p.pending++
+		}
+	}
+	return &launcher.JobRequest{Plan: encoded, FDs: p.passed, OnExit: p.exited}, nil
+}
+
+// abort closes what prepare opened, for a job that will not be.
+func (p *Process) abort() {
+	if p == nil {
+		return
+	}
+	p.closePassed()
+	for _, s := range p.streams {
+		_ = s.end.Close() // a pipe: nothing to flush
+	}
+	p.streams = nil
+}
+
+// closePassed closes the job's ends: from now on they are its own alone.
+func (p *Process) closePassed() {
+	for _, fd := range p.passed {
+		_ = unix.Close(fd)
+	}
+	p.passed = nil
+}
+
+// open makes the job's descriptors: pipes, /dev/null, and duplicates of files.
+func (p *Process) open() (stdio, error) {
+	j := p.spec
+	out := stdio{count: 3 + len(j.ExtraFiles)}
+	add := func(fd int, chown bool) {
+		p.passed = append(p.passed, fd)
+		out.chown = append(out.chown, chown)
+	}
+	fail := func(option string, err error) error {
+		return &StartError{Phase: PhasePrepare, Op: option, Err: err}
+	}
+	// A job that shares its id with init's files' owner could open a regular file
+	// again through /proc/self/fd, for writing where it was given for reading.
+	shared := j.uid() == p.r.host.initUID
+	for i, name := range []string{"stdin", "stdout", "stderr"} {
+		var given any
+		switch i {
+		case 0:
+			given = j.Stdin
+		case 1:
+			given = j.Stdout
+		case 2:
+			given = j.Stderr
+		}
+		option := []string{"WithStdin", "WithStdout", "WithStderr"}[i]
+		f, isFile := given.(*os.File)
+		switch {
+		case given == nil || isFile && f == nil:
+			mode := unix.O_WRONLY
+			if i == 0 {
+				mode = unix.O_RDONLY
+			}
+			fd, err := unix.Open("/dev/null", mode|unix.O_CLOEXEC, 0)
+			if err != nil {
+				return out, fail(option, err)
+			}
+			add(fd, false)
+		case i == 2 && same(j.Stdout, j.Stderr):
+			fd, err := unix.FcntlInt(uintptr(p.passed[1]), unix.F_DUPFD_CLOEXEC, 3)
+			if err != nil {
+				return out, fail(option, err)
+			}
+			add(fd, false)
+		case isFile && !(shared && regular(f)):
+			fd, err := duplicate(f)
+			if err != nil {
+				return out, fail(option, err)
+			}
+			add(fd, false)
+		default:
+			fd, chown, err := p.pipe(name, given)
+			if err != nil {
+				return out, fail(option, err)
+			}
+			add(fd, chown)
+		}
+	}
+	for _, f := range j.ExtraFiles {
+		fd, err := duplicate(f)
+		if err != nil {
+			return out, fail("WithExtraFiles", err)
+		}
+		add(fd, false)
+	}
+	return out, nil
+}
+
+func same(a, b io.Writer) (equal bool) {
+	defer func() {
+		if recover() != nil {
+			equal = false // a type that has no ==, as os/exec treats it
+		}
+	}()
+	return a != nil && a == b
+}
+
+func regular(f *os.File) bool {
+	st, err := f.Stat()
+	return err == nil && st.Mode().IsRegular()
+}
+
+// duplicate returns a descriptor of ours for the file. Like os/exec it sets the
+// file to blocking mode: the job shares it.
+func duplicate(f *os.File) (int, error) {
+	fd := f.Fd()
+	if fd == ^uintptr(0) {
+		return -1, os.ErrClosed
+	}
+	n, err := unix.FcntlInt(fd, unix.F_DUPFD_CLOEXEC, 3)
+	if err != nil {
+		return -1, os.NewSyscallError("fcntl", err)
+	}
+	return n, nil
+}
+
+// pipe makes a pipe for a reader or writer; it returns the job's end. The pipe
+// belongs to the job's user, so that /dev/stdin and its like can be opened again.
+func (p *Process) pipe(name string, given any) (int, bool, error) {
+	var ends [2]int
+	if err := unix.Pipe2(ends[:], unix.O_CLOEXEC); err != nil {
+		return -1, false, os.NewSyscallError("pipe2", err)
+	}
+	s := &stream{name: name}
+	jobs, ours := ends[1], ends[0]
+	if r, ok := given.(io.Reader); ok && name == "stdin" {
+		s.in = r
+		jobs, ours = ends[0], ends[1]
+	} else if w, ok := given.(io.Writer); ok {
+		s.out = w
+	}
+	if err := unix.SetNonblock(ours, true); err != nil {
+		return -1, false, errors.Join(err, unix.Close(ends[0]), unix.Close(ends[1]))
+	}
+	s.end = os.NewFile(uintptr(ours), name)
+	p.streams = append(p.streams, s)
+	chown, err := p.own(jobs)
+	if err != nil {
+		return -1, false, errors.Join(err, unix.Close(jobs))
+	}
+	return jobs, chown, nil
+}
+
+// own gives a pipe to the job's user; true means that init must do it.
+func (p *Process) own(fd int) (bool, error) {
+	h := p.r.host
+	uid, gid := p.spec.uid(), p.spec.gid()
+	if p.r.launcher.User {
+		return uid != 0 || gid != 0, nil // 0 is the host's user itself
+	}
+	if len(h.uids) > 0 {
+		uid, _ = namespace.ToHost(h.uids, uid)
+		gid, _ = namespace.ToHost(h.gids, gid)
+	}
+	return false, os.NewSyscallError("fchown", unix.Fchown(fd, int(uid), int(gid)))
+}
+
+// launch asks init for the job and waits until its program has begun.
+func (p *Process) launch(ctx context.Context, init *launcher.Init, req *launcher.JobRequest) error {
+	job, err := init.Start(ctx, req)
+	p.closePassed()
+	if err != nil {
+		p.abort()
+		return err
+	}
+	p.mu.Lock()
+	p.job = job
+	p.mu.Unlock()
+	select {
+	case <-job.Started:
+		err = job.Err()
+	case <-ctx.Done():
+		err = context.Cause(ctx)
+		_ = job.Signal(unix.SIGKILL) // init may hang in its vfork: release kills it
+	}
+	if err != nil {
+		p.abort()
+		return err
+	}
+	for _, s := range p.streams {
+		if s.in != nil {
+			go s.feed()
+		} else {
+			go p.copy(s)
+		}
+	}
+	if d := p.spec.TimeLimit; d != nil {
+		_, start := job.Times()
+		t := time.AfterFunc(*d-time.Duration(monotonic()-start), func() { p.killing(TimeLimit) })
+		p.mu.Lock()
+		p.timer = t
+		p.mu.Unlock()
+	}
+	return nil
+}
+
+func monotonic() int64 {
+	var ts unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &ts); err != nil {
+		panic("inlay: bug: " + err.Error()) // it exists on every Linux
+	}
+	return ts.Nano()
+}
+
+// feed copies the host's reader to the job's stdin. Nobody waits for it: a
+// reader may block for ever.
+func (s *stream) feed() {
+	// A job that does not read its input is no error, as in os/exec, and a reader
+	// that fails looks like the input's end: the job has begun by now.
+	_, _ = io.Copy(s.end, s.in)
+	_ = s.end.Close()
+}
+
+// copy takes the job's output to the host's writer.
+func (p *Process) copy(s *stream) {
+	defer p.part()
+	_, err := io.Copy(countingWriter{s}, onlyReader{s.end})
+	if errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, os.ErrClosed) {
+		s.cut.Store(true)
+	} else if err != nil {
+		s.err = err
+	}
+	// The job gets SIGPIPE if it writes on, as with os/exec.
+	_ = s.end.Close()
+}
+
+type countingWriter struct{ s *stream }
+
+func (c countingWriter) Write(b []byte) (int, error) {
+	n, err := c.s.out.Write(b)
+	c.s.n.Add(int64(n))
+	return n, err
+}
+
+// onlyReader hides the file's WriteTo, so that every write is counted.
+type onlyReader struct{ io.Reader }
+
+// drainTime is how long output is waited for after a job whose descendants hold
+// its pipes open.
+const drainTime = time.Second
+
+// exited is called by the poller when the job has ended.
+func (p *Process) exited() {
+	p.mu.Lock()
+	if p.timer != nil {
+		p.timer.Stop()
+	}
+	if p.res == nil && len(p.streams) > 0 {
+		p.drain = time.AfterFunc(drainTime, p.giveUp)
+	}
+	p.mu.Unlock()
+	p.part()
+}
+
+// giveUp ends the reading of pipes that somebody still holds. What is in them
+// has been read by then; a writer that is slow gets the time it takes.
+func (p *Process) giveUp() {
+	for _, s := range p.streams {
+		if s.out != nil {
+			_ = s.end.SetReadDeadline(time.Unix(1, 0)) // closed already: then it has ended
+		} else {
+			_ = s.end.Close()
+		}
+	}
+}
+
+// part is called when one of the things that Done waits for is over.
+func (p *Process) part() {
+	p.mu.Lock()
+	p.pending--
+	last := p.pending == 0
+	if last {
+		if p.drain != nil {
+			p.drain.Stop()
+		}
+		for _, s := range p.streams {
+			if s.in != nil {
+				_ = s.end.Close() // ends a feed that waits for the job to read
+			}
+		}
+		p.conclude()
+	}
+	p.mu.Unlock()
+	if last {
+		close(p.done)
+		if p.isMain {
+			p.r.c.finish(nil)
+		}
+	}
+}
+
+// conclude makes the Result. With mu held.
+func (p *Process) conclude() {
+	e := p.job.Exit()
+	_, start := p.job.Times()
+	res := &Result{ExitCode: -1, MemorySource: "ru_maxrss", Dropped: p.r.c.Dropped()}
+	now, mono := time.Now(), monotonic()
+	res.Started = now.Add(-time.Duration(mono - start))
+	res.SetupTime = max(0, res.Started.Sub(p.start0))
+	res.Finished = now
+	for i, c := range p.causes {
+		res.Causes = append(res.Causes, Cause{c, p.times[i].Sub(res.Started)})
+	}
+	if e == nil {
+		res.Status, res.Signal = Lost, unix.SIGKILL
+		res.Reason = "init ended before it could report: " + p.r.init.Status()
+	} else {
+		res.Finished = now.Add(-time.Duration(mono - e.Time))
+		res.WallTime = time.Duration(e.Time - start)
+		res.UserTime, res.SystemTime = e.User, e.System
+		res.MemoryPeak = e.MaxRSS << 10
+		res.ReadBytes, res.WriteBytes = e.In<<9, e.Out<<9
+		res.MinorFaults, res.MajorFaults = e.MinFlt, e.MajFlt
+		res.VoluntarySwitches, res.InvoluntarySwitches = e.Vol, e.Forced
+		if e.Status.Signaled() {
+			res.Status, res.Signal, res.CoreDumped = Signaled, e.Status.Signal(), e.Status.CoreDump()
+		} else {
+			res.Status, res.ExitCode = Exited, e.Status.ExitStatus()
+		}
+	}
+	// Ours is the verdict only where our SIGKILL was the end, or where the
+	// container was taken from below the job; a job that ended by itself a moment
+	// before keeps its own.
+	if len(p.causes) > 0 && (res.Signal == unix.SIGKILL || p.causes[0] == Canceled) {
+		res.Status = p.causes[0]
+	}
+	if res.Status == Canceled {
+		res.cause = p.canceling
+	}
+	for _, s := range p.streams {
+		switch s.name {
+		case "stdout":
+			res.StdoutBytes = s.n.Load()
+		case "stderr":
+			res.StderrBytes = s.n.Load()
+		}
+		res.Truncated = res.Truncated || s.cut.Load()
+		if s.err != nil {
+			p.err = errors.Join(p.err, fmt.Errorf("inlay: copy %s: %w", s.name, s.err))
+		}
+	}
+	p.res = res
+}
+
+// note records why the job is about to end; false if it has ended already.
+func (p *Process) note(why Status) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.res == nil {
+		p.causes = append(p.causes, why)
+		p.times = append(p.times, time.Now())
+	}
+	return p.res == nil
+}
+
+// killing records why and kills the job.
+func (p *Process) killing(why Status) {
+	if !p.note(why) {
+		return
+	}
+	p.mu.Lock()
+	job := p.job
+	p.mu.Unlock()
+	p.kill(job)
+}
+
+func (p *Process) kill(job *launcher.Job) {
+	if job == nil {
+		return
+	}
+	if !p.isMain {
+		// What shares its process group goes with it. Init does this; where it
+		// hangs, the signal below still ends the job itself.
+		ctx, cancel := context.WithTimeout(context.Background(), 100*time.Millisecond)
+		_ = job.SignalGroup(ctx, unix.SIGKILL)
+		cancel()
+	}
+	_ = job.Signal(unix.SIGKILL) // gone already: then that is that
+}
+
+// canceled keeps what ended the context.
+func (p *Process) canceled(cause error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.canceling = cause
+}
+
+// begun tells whether the job's program has begun, so that it will end.
+func (p *Process) begun() bool {
+	p.mu.Lock()
+	job := p.job
+	p.mu.Unlock()
+	if job == nil {
+		return false
+	}
+	select {
+	case <-job.Started:
+		return job.Err() == nil
+	default:
+		return false
+	}
+}
+
+// stop asks the job to end, and kills it after the grace.
+func (p *Process) stop(ctx context.Context, why Status) error {
+	s := &p.r.c.spec
+	sig, grace := unix.SIGTERM, 10*time.Second
+	if s.StopSignal != nil {
+		sig = syscall.Signal(*s.StopSignal)
+	}
+	if s.StopGrace != nil {
+		grace = *s.StopGrace
+	}
+	if why == Canceled {
+		p.note(why)
+	}
+	if grace > 0 {
+		if err := p.Signal(sig); err != nil && !errors.Is(err, ErrEnded) {
+			return err
+		}
+		t := time.NewTimer(grace)
+		defer t.Stop()
+		select {
+		case <-p.done:
+			return nil
+		case <-t.C:
+		case <-ctx.Done():
+		}
+	}
+	p.killing(why)
+	select {
+	case <-p.done:
+		return nil
+	case <-time.After(closeTimeout):
+		return errSlow
+	}
+}
+
+func (p *Process) result() (*Result, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.res, p.err
+}
+
+// PID is the job's process id inside the container.
+func (p *Process) PID() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.job == nil {
+		return 0
+	}
+	return p.job.PID()
+}
+
+// Done is closed when the job has ended and its output is copied.
+func (p *Process) Done() <-chan struct{} { return p.done }
+
+// Wait waits for the end of the job and the last of its output; any number of
+// callers get the same Result. Output that a descendant of the job holds back is
+// given up on after a second: Result.Truncated says so. When the context ends
+// first, Wait returns its error and kills nothing.
+func (p *Process) Wait(ctx context.Context) (*Result, error) {
+	select {
+	case <-p.done:
+		return p.result()
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+}
+
+// Signal sends a signal to the job's first process; ErrEnded if that has ended.
+func (p *Process) Signal(sig os.Signal) error {
+	n, ok := sig.(syscall.Signal)
+	if !ok || n < 0 || n > maxSignal {
+		return fmt.Errorf("inlay: signal %v: %w", sig, errors.ErrUnsupported)
+	}
+	p.mu.Lock()
+	job := p.job
+	p.mu.Unlock()
+	if job == nil {
+		return ErrNotStarted
+	}
+	if err := job.Signal(n); err != nil {
+		if errors.Is(err, unix.ESRCH) {
+			return ErrEnded
+		}
+		return os.NewSyscallError("pidfd_send_signal", err)
+	}
+	return nil
+}
+
+// Kill ends the job and its process group at once; its Status is Killed. It is
+// no error if it has ended.
+func (p *Process) Kill() error {
+	p.killing(Killed)
+	return nil
+}
+
+// Exec starts a further job in a running container and returns when its program
+// has begun. It shares the container's files, processes, IPC and network with the
+// jobs before it and beside it. The context bounds the start alone.
+//
+// Errors are as those of [Container.Start]; New's faults are reported as
+// [*OptionError]s. When the main job ends, every other job is killed.
+func (c *Container) Exec(ctx context.Context, opts ...JobOption) (*Process, error) {
+	r, err := c.started()
+	if err != nil {
+		return nil, err
+	}
+	begun := time.Now()
+	j := &Job{}
+	for _, o := range present(opts) {
+		o.applyJob(j)
+	}
+	var f faults
+	if len(j.Command) == 0 {
+		f.add("WithCommand", "", "missing: Exec needs a command")
+	}
+	j.validate(&f)
+	if !c.spec.isNew(namespace.User) {
+		for _, name := range j.Capabilities {
+			if name == "CAP_SYS_PTRACE" {
+				f.add("WithCapabilities", name, "refused together with WithHostNamespace(user): the job could take init over")
+			}
+		}
+	}
+	if err := errors.Join(f...); err != nil {
+		return nil, err
+	}
+	for _, option := range j.unsupportedLimits() {
+		if !j.optional(option) {
+			return nil, &LimitError{Option: option, Reason: "not in this version", Remedy: "wrap it in container.Optional to go on without"}
+		}
+		r.drop(option, "not in this version")
+	}
+	if err := r.checkUser(r.host, j); err != nil {
+		return nil, err
+	}
+	p := newProcess(r, j)
+	req, err := p.prepare(begun)
+	if err != nil {
+		return nil, err
+	}
+	if err := p.launch(ctx, r.init, req); err != nil {
+		if errors.Is(err, unix.ESRCH) {
+			return nil, ErrEnded
+		}
+		return nil, p.startError(ctx, r, err)
+	}
+	return p, nil
+}

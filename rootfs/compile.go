@@ -1,0 +1,422 @@
+package rootfs
+
+import (
+	"fmt"
+	"path"
+	"slices"
+	"strings"
+
+	"github.com/inlay-dev/inlay/internal/plan"
+)
+
+// Build is what the plans of one container's files are compiled from.
+type Build struct {
+	Prepare  *plan.Builder // the launcher's part: what init could not open
+	Child    *plan.Builder // init's part
+	Machine  *Machine
+	Root     Root
+	Mounts   []Mount
+	Files    []File
+	Identity Identity
+	// SourceIsDir tells of each bind's source what it is.
+	SourceIsDir map[string]bool
+	// NewIPC tells that the container has an IPC namespace of its own.
+	NewIPC bool
+
+	root  plan.Dir
+	rootM plan.Reg
+	procD plan.Dir
+	nodes []plan.Reg
+	null  plan.Dir
+}
+
+const (
+	eexist = 17
+
+	basicAttrs = plan.AttrNoSuid | plan.AttrNoDev
+	resolve    = plan.ResolveInRoot | plan.ResolveNoMagicLinks
+)
+
+// devices are the nodes of the minimal /dev, by their numbers in the kernel's
+// admin-guide/devices.
+var devices = []struct {
+	name         string
+	major, minor uint32
+}{{"null", 1, 3}, {"zero", 1, 5}, {"full", 1, 7}, {"random", 1, 8}, {"urandom", 1, 9}, {"tty", 5, 0}}
+
+// procFolders are the masked names that are folders.
+var procFolders = []string{"acpi", "asound", "scsi"}
+
+// Compile emits all steps, up to the pivot_root(2).
+func (b *Build) Compile() {
+	c := b.Child
+	c.Propagation("/", plan.MSRec|plan.MSPrivate)
+	c.Hint("/", "")
+	host := b.Root.Type == "host"
+	if host {
+		b.hostRoot()
+	} else {
+		b.dirRoot()
+	}
+	b.proc()
+	b.dev()
+	b.maskProc()
+	if host || !b.Root.Writable {
+		b.memory("run", DefaultTmpfsSize/16, 8192, 0o755)
+		b.memory("tmp", DefaultTmpfsSize, DefaultTmpfsInodes, 0o1777)
+	}
+	if host {
+		b.etcLinks()
+	}
+	for _, m := range b.Mounts {
+		b.mount(m)
+	}
+	for _, f := range b.Files {
+		b.file(f)
+	}
+	b.pivot()
+	if host {
+		c.MountSetattr(b.rootM, 0, plan.AttrReadOnly|basicAttrs, "/")
+	}
+}
+
+// tmpfs emits a sized memory file system that is attached nowhere yet.
+func (b *Build) tmpfs(name string, size, inodes int64, mode uint32, attrs uint64) plan.Reg {
+	c := b.Child
+	fs := c.Fsopen("tmpfs", name+" fs")
+	c.FsconfigString(fs, "size", fmt.Sprint(size))
+	c.FsconfigString(fs, "nr_inodes", fmt.Sprint(inodes))
+	c.FsconfigString(fs, "mode", fmt.Sprintf("%04o", mode))
+	c.FsconfigCreate(fs, "tmpfs for "+name)
+	return c.Fsmount(fs, attrs, "tmpfs for "+name, name+" mount")
+}
+
+// memory attaches a memory file system on a folder that is there.
+func (b *Build) memory(name string, size, inodes int64, mode uint32) {
+	m := b.tmpfs(name, size, inodes, mode, basicAttrs)
+	b.attach(m, name, b.dirHint(name))
+}
+
+// attach puts a mount on a path below the root that exists.
+func (b *Build) attach(m plan.Reg, at, hint string) {
+	if b.Root.Type == "host" && !strings.Contains(at, "/") && hint == "" {
+		// A name in our own memory file system: no link can stand there.
+		b.Child.MoveMount(m, b.root, at, 0)
+		b.Child.Hint("/"+at, "")
+		return
+	}
+	target := b.Child.Openat2(b.root, at, plan.OPATH|plan.OCLOEXEC, 0, resolve, at)
+	b.Child.Hint("/"+at, hint)
+	b.Child.MoveMount(m, target.At(), "", plan.MoveToEmpty)
+	b.Child.Hint("/"+at, "")
+}
+
+// tree has the launcher copy a tree of mounts.
+func (b *Build) tree(source string, attrs uint64, hint string) plan.Reg {
+	p := b.Prepare
+	t := p.OpenTree(plan.CWD, source, plan.OpenTreeClone|plan.ATRecursive, "tree of "+source)
+	p.Hint(source, hint)
+	p.MountSetattr(t, plan.ATRecursive, attrs, source)
+	p.Hint(source, "")
+	return t
+}
+
+// hostRoot makes the root of Host: a memory file system with binds in it.
+func (b *Build) hostRoot() {
+	c, m := b.Child, b.Machine
+	size := int64(4 << 20)
+	for _, f := range b.Files {
+		size += (int64(len(f.Data)) + 4095) &^ 4095
+	}
+	b.rootM = b.tmpfs("root", size, int64(4096+4*len(b.Files)+4*len(b.Mounts)), 0o755, basicAttrs)
+	c.MoveMount(b.rootM, plan.CWD, "/", 0)
+	c.Hint("/", "")
+	b.root = b.rootM.At()
+	for _, d := range []string{"etc", "proc", "dev", "tmp", "run", "run/none", "run/etc", "var"} {
+		c.Mkdirat(b.root, d, 0o755)
+	}
+	c.Symlinkat("/tmp", b.root, "var/tmp")
+	c.Symlinkat("/run", b.root, "var/run")
+	for _, f := range m.Folders {
+		if dir := path.Dir(f); dir != "." {
+			c.Mkdirat(b.root, dir, 0o755)
+			c.Tolerate(eexist)
+		}
+		c.Mkdirat(b.root, f, 0o755)
+		t := b.tree("/"+f, basicAttrs|plan.AttrReadOnly, "")
+		c.MoveMount(t, b.root, f, 0)
+		c.Hint("/"+f, "")
+	}
+	for _, n := range besides {
+		if to, ok := m.Links[n]; ok {
+			c.Symlinkat(to, b.root, n)
+		}
+	}
+	b.etc()
+}
+
+// etc makes the /etc of Host: the host's own, read-only, with what is denied
+// covered and what is ours on top; or, where names were picked, a new folder.
+func (b *Build) etc() {
+	c := b.Child
+	whole := b.Machine.HasEtc && b.Root.EtcNames == nil
+	if whole {
+		t := b.tree("/etc", basicAttrs|plan.AttrReadOnly, "")
+		c.MoveMount(t, b.root, "etc", 0)
+		c.Hint("/etc", "")
+		f := c.Openat(b.root, "run/etc/.denied", plan.OWRONLY|plan.OCREAT|plan.OEXCL|plan.OCLOEXEC, 0, "denied")
+		c.Close(f)
+	}
+	ours := etcFiles(b.Identity)
+	for _, f := range ours {
+		where := "etc/" + f.Path
+		if whole {
+			where = "run/etc/" + f.Path
+		}
+		b.write(b.root, where, f.Data, f.Mode)
+	}
+	for _, e := range b.Machine.Etc {
+		own := slices.ContainsFunc(ours, func(f File) bool { return f.Path == e.Name })
+		switch {
+		case !whole && own:
+		case !whole:
+			t := b.tree("/etc/"+e.Name, basicAttrs|plan.AttrReadOnly, "")
+			b.placeholder("etc/"+e.Name, e.Kind == Folder)
+			c.MoveMount(t, b.root, "etc/"+e.Name, 0)
+			c.Hint("/etc/"+e.Name, "")
+		case own && e.Kind == Link && strings.HasPrefix(e.Link, "/run/"):
+			// The link leads to our own /run: see etcLinks.
+		case own:
+			b.cover("run/etc/"+e.Name, "etc/"+e.Name)
+		case e.Kind == Folder:
+			b.cover("run/none", "etc/"+e.Name)
+		case e.Kind == Link && strings.HasPrefix(e.Link, "/run/"):
+			// Denied, and it leads to a /run that is empty.
+		default:
+			b.cover("run/etc/.denied", "etc/"+e.Name)
+		}
+	}
+}
+
+// cover binds a file or folder of the root's own over another. What covers lies
+// in /run, which disappears below the memory file system that comes there.
+func (b *Build) cover(source, target string) {
+	c := b.Child
+	t := c.OpenTree(b.root, source, plan.OpenTreeClone, "cover")
+	c.MountSetattr(t, 0, basicAttrs|plan.AttrReadOnly, source)
+	at := c.Openat2(b.root, target, plan.OPATH|plan.OCLOEXEC, 0, resolve, target)
+	c.Hint("/"+target, "")
+	c.MoveMount(t, at.At(), "", plan.MoveToEmpty)
+	c.Hint("/"+target, "")
+}
+
+// etcLinks writes those of our files in /etc that the host has as links into
+// /run (systemd-resolved's resolv.conf).
+func (b *Build) etcLinks() {
+	if b.Root.EtcNames != nil {
+		return
+	}
+	for _, e := range b.Machine.Etc {
+		if e.Kind != Link || !strings.HasPrefix(e.Link, "/run/") {
+			continue
+		}
+		for _, f := range etcFiles(b.Identity) {
+			if f.Path == e.Name {
+				b.file(File{Path: e.Link, Data: f.Data, Mode: f.Mode})
+			}
+		}
+	}
+}
+
+// dirRoot makes a folder of the host the root.
+func (b *Build) dirRoot() {
+	c := b.Child
+	attrs := uint64(basicAttrs)
+	if !b.Root.Writable {
+		attrs |= plan.AttrReadOnly
+	}
+	b.rootM = b.tree(b.Root.Path, attrs, "the root given by WithRoot must be a folder that is there")
+	c.MoveMount(b.rootM, plan.CWD, "/", 0)
+	c.Hint("/", "")
+	b.root = b.rootM.At()
+}
+
+// proc mounts a /proc of the container's own. The old root must still be there:
+// in a user namespace the kernel gives a new one only where an old one is whole.
+func (b *Build) proc() {
+	c := b.Child
+	fs := c.Fsopen("proc", "proc fs")
+	c.FsconfigCreate(fs, "proc")
+	c.Hint("proc", "in a container whose /proc is partly covered the kernel refuses a new one: see container.Probe")
+	m := c.Fsmount(fs, plan.AttrNoSuid|plan.AttrNoDev|plan.AttrNoExec, "/proc", "proc")
+	c.Hint("/proc", "in a container whose /proc is partly covered the kernel refuses a new one: see container.Probe")
+	b.attach(m, "proc", b.dirHint("proc"))
+	b.procD = m.At()
+}
+
+func (b *Build) dirHint(name string) string {
+	if b.Root.Type == "host" {
+		return ""
+	}
+	return fmt.Sprintf("make the folder %s/%s: something is mounted there", b.Root.Path, name)
+}
+
+// maskProc covers what OCI covers. The targets are single names in a /proc that
+// was mounted a moment ago and never shown to anybody, so they are what they
+// claim to be; the cover of files is a /dev/null whose numbers were checked.
+func (b *Build) maskProc() {
+	c := b.Child
+	proc := b.procD
+	for _, n := range b.Machine.Proc {
+		var t plan.Reg
+		switch {
+		case slices.Contains(procReadonly, n):
+			t = c.OpenTree(proc, n, plan.OpenTreeClone, "proc/"+n)
+			c.MountSetattr(t, 0, plan.AttrReadOnly|plan.AttrNoSuid|plan.AttrNoDev|plan.AttrNoExec, "/proc/"+n)
+		case slices.Contains(procFolders, n):
+			t = b.tmpfs("mask", 4096, 2, 0o555, basicAttrs|plan.AttrReadOnly|plan.AttrNoExec)
+		default:
+			t = c.OpenTree(b.null, "null", plan.OpenTreeClone, "mask")
+		}
+		c.MoveMount(t, proc, n, 0)
+		c.Hint("/proc/"+n, "")
+	}
+}
+
+// dev makes the minimal /dev: nodes are binds, since nobody may make nodes in a
+// user namespace.
+func (b *Build) dev() {
+	c, p := b.Child, b.Prepare
+	m := b.tmpfs("dev", 65536, 64, 0o755, plan.AttrNoSuid|plan.AttrNoExec)
+	for _, d := range devices {
+		node := p.OpenTree(plan.CWD, "/dev/"+d.name, plan.OpenTreeClone, d.name)
+		p.Hint("/dev/"+d.name, "")
+		// Before it is bound: what a container runs on may have put anything there.
+		const sIFCHR = 0o020000
+		p.Verify(node, "/dev/"+d.name, sIFCHR, d.major, d.minor)
+		b.nodes = append(b.nodes, node)
+	}
+	b.attach(m, "dev", b.dirHint("dev"))
+	dev := m.At()
+	b.null = dev
+	for i, d := range devices {
+		f := c.Openat(dev, d.name, plan.OWRONLY|plan.OCREAT|plan.OEXCL|plan.OCLOEXEC, 0o666, d.name)
+		c.Close(f)
+		c.MoveMount(b.nodes[i], dev, d.name, 0)
+		c.Hint("/dev/"+d.name, "")
+	}
+	for _, l := range [][2]string{
+		{"/proc/self/fd", "fd"}, {"/proc/self/fd/0", "stdin"}, {"/proc/self/fd/1", "stdout"}, {"/proc/self/fd/2", "stderr"}, {"pts/ptmx", "ptmx"},
+	} {
+		c.Symlinkat(l[0], dev, l[1])
+	}
+	for _, d := range []string{"pts", "shm"} {
+		c.Mkdirat(dev, d, 0o755)
+	}
+	fs := c.Fsopen("devpts", "devpts fs")
+	c.FsconfigString(fs, "ptmxmode", "0666")
+	c.FsconfigString(fs, "mode", "0620")
+	c.FsconfigCreate(fs, "devpts")
+	pts := c.Fsmount(fs, plan.AttrNoSuid|plan.AttrNoExec, "/dev/pts", "devpts")
+	c.MoveMount(pts, dev, "pts", 0)
+	shm := b.tmpfs("shm", 64<<20, 16384, 0o1777, basicAttrs|plan.AttrNoExec)
+	c.MoveMount(shm, dev, "shm", 0)
+	if b.Machine.Mqueue && b.NewIPC {
+		c.Mkdirat(dev, "mqueue", 0o755)
+		fs := c.Fsopen("mqueue", "mqueue fs")
+		c.FsconfigCreate(fs, "mqueue")
+		mq := c.Fsmount(fs, basicAttrs|plan.AttrNoExec, "/dev/mqueue", "mqueue")
+		c.MoveMount(mq, dev, "mqueue", 0)
+	}
+	c.MountSetattr(m, 0, plan.AttrReadOnly, "/dev")
+}
+
+// mount makes one of the mounts that were asked for.
+func (b *Build) mount(m Mount) {
+	attrs := uint64(basicAttrs)
+	if m.ReadOnly {
+		attrs |= plan.AttrReadOnly
+	}
+	if m.NoExec {
+		attrs |= plan.AttrNoExec
+	}
+	at := strings.TrimPrefix(path.Clean(m.Target), "/")
+	const hint = "the root is read-only there: mount on a folder that exists, or in a memory file system"
+	if m.Type == "tmpfs" {
+		b.folder(at)
+		t := b.tmpfs(at, m.Size, m.Inodes, m.Mode, attrs)
+		b.attach(t, at, hint)
+		return
+	}
+	t := b.tree(m.Source, attrs, "the source of a bind must be there, and this program must be allowed to reach it")
+	if b.SourceIsDir[m.Source] {
+		b.folder(at)
+	} else {
+		b.folder(path.Dir(at))
+		b.placeholderIn(path.Dir(at), path.Base(at))
+	}
+	b.attach(t, at, hint)
+}
+
+// folder makes a folder below the root with all that leads to it, where it is
+// not there. Every step is resolved inside the root.
+func (b *Build) folder(at string) plan.Dir {
+	if at == "." || at == "" {
+		return b.root
+	}
+	parent := b.folder(path.Dir(at))
+	c := b.Child
+	c.Mkdirat(parent, path.Base(at), 0o755)
+	c.Tolerate(eexist)
+	c.Hint("/"+at, "it is not in the root, and the root is read-only there")
+	fd := c.Openat2(b.root, at, plan.OPATH|plan.ODIRECTORY|plan.OCLOEXEC, 0, resolve, at)
+	c.Hint("/"+at, "it must be a folder")
+	// Not kept for the next: a mount may come on top meanwhile.
+	return fd.At()
+}
+
+func (b *Build) placeholder(at string, dir bool) {
+	if dir {
+		b.Child.Mkdirat(b.root, at, 0o755)
+		return
+	}
+	f := b.Child.Openat(b.root, at, plan.OWRONLY|plan.OCREAT|plan.OEXCL|plan.OCLOEXEC, 0, "placeholder")
+	b.Child.Close(f)
+}
+
+// placeholderIn makes an empty file for a bind to cover, unless one is there.
+func (b *Build) placeholderIn(dir, name string) {
+	c := b.Child
+	d := b.folder(dir)
+	c.Openat(d, name, plan.OWRONLY|plan.OCREAT|plan.OEXCL|plan.ONOFOLLOW|plan.OCLOEXEC, 0o644, "placeholder")
+	c.Tolerate(eexist)
+	c.Hint("/"+path.Join(dir, name), "it is not in the root, and the root is read-only there")
+}
+
+// file writes one file; its folder is resolved inside the root, the file itself
+// must be new: no link at its place is followed.
+func (b *Build) file(f File) {
+	at := strings.TrimPrefix(path.Clean(f.Path), "/")
+	d := b.folder(path.Dir(at))
+	b.write(d, path.Base(at), f.Data, f.Mode)
+}
+
+func (b *Build) write(dir plan.Dir, name string, data []byte, mode uint32) {
+	c := b.Child
+	fd := c.Openat(dir, name, plan.OWRONLY|plan.OCREAT|plan.OEXCL|plan.ONOFOLLOW|plan.OCLOEXEC, mode, name)
+	c.Hint(name, "files are written where the root is a memory file system (/tmp, /run, new folders below /), and must be new")
+	if len(data) > 0 {
+		c.Write(fd, data, name)
+	}
+	c.Close(fd)
+}
+
+// pivot makes the new root the only one.
+func (b *Build) pivot() {
+	c := b.Child
+	c.Fchdir(b.rootM, "/")
+	c.PivotRoot(".", ".")
+	c.Hint("/", "on a host whose root is an initramfs pivot_root(2) is refused")
+	c.Umount2(".", plan.UmountDetach)
+	c.Chdir("/")
+}

@@ -1,0 +1,164 @@
+package rootfs
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"sort"
+	"strings"
+)
+
+// Machine is what the plans need to know of the host's files. Look reads it;
+// tests make one up, so that plans compile the same on any operating system.
+type Machine struct {
+	Links   map[string]string // top-level links: "bin" → "usr/bin"
+	Folders []string          // top-level folders to show: "usr", "nix/store"
+	Etc     []EtcEntry        // entries of /etc that are replaced, denied or picked
+	HasEtc  bool
+	Proc    []string // names in /proc that are masked or made read-only
+	Mqueue  bool
+}
+
+// EtcEntry is one name in the host's /etc.
+type EtcEntry struct {
+	Name string
+	Kind Kind
+	Link string // where a link leads
+}
+
+// Kind is the kind of a file.
+type Kind int
+
+// The kinds of files that plans distinguish.
+const (
+	Regular Kind = iota
+	Folder
+	Link
+	Other
+)
+
+// shown are the folders of the host that Host shows, where they are there.
+var shown = []string{"usr", "nix/store", "gnu/store"}
+
+// besides are the names beside usr: links into it, or folders of an older layout.
+var besides = []string{"bin", "sbin", "lib", "lib32", "lib64", "libx32"}
+
+// procMasked and procReadonly are OCI's default lists, less /sys, which is not
+// there at all.
+var (
+	procMasked   = []string{"acpi", "asound", "interrupts", "kcore", "keys", "latency_stats", "timer_list", "timer_stats", "sched_debug", "scsi"}
+	procReadonly = []string{"bus", "fs", "irq", "sys", "sysrq-trigger"}
+)
+
+// Look reads the description of this host. etcNames is as in [Root].
+func Look(etcNames []string) (*Machine, error) { return look("/", etcNames) }
+
+func look(root string, etcNames []string) (*Machine, error) {
+	m := &Machine{Links: map[string]string{}}
+	for _, f := range shown {
+		if st, err := os.Stat(filepath.Join(root, f)); err == nil && st.IsDir() {
+			m.Folders = append(m.Folders, f)
+		}
+	}
+	for _, n := range besides {
+		st, err := os.Lstat(filepath.Join(root, n))
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+		case err != nil:
+			return nil, err
+		case st.Mode()&fs.ModeSymlink != 0:
+			to, err := os.Readlink(filepath.Join(root, n))
+			if err != nil {
+				return nil, err
+			}
+			m.Links[n] = to
+		case st.IsDir():
+			m.Folders = append(m.Folders, n)
+		}
+	}
+	if len(m.Folders) == 0 {
+		return nil, fmt.Errorf("no /usr here: %w", fs.ErrNotExist)
+	}
+	if err := m.lookEtc(filepath.Join(root, "etc"), etcNames); err != nil {
+		return nil, err
+	}
+	for _, n := range append(append([]string{}, procMasked...), procReadonly...) {
+		if _, err := os.Lstat(filepath.Join(root, "proc", n)); err == nil {
+			m.Proc = append(m.Proc, n)
+		}
+	}
+	_, err := os.Stat(filepath.Join(root, "dev/mqueue"))
+	m.Mqueue = err == nil
+	return m, nil
+}
+
+// LookProc reads only what every root needs.
+func LookProc() *Machine {
+	m := &Machine{}
+	for _, n := range append(append([]string{}, procMasked...), procReadonly...) {
+		if _, err := os.Lstat("/proc/" + n); err == nil {
+			m.Proc = append(m.Proc, n)
+		}
+	}
+	_, err := os.Stat("/dev/mqueue")
+	m.Mqueue = err == nil
+	return m
+}
+
+func (m *Machine) lookEtc(etc string, picked []string) error {
+	if st, err := os.Stat(etc); err != nil || !st.IsDir() {
+		return nil // a host without /etc: the container has one of our files only
+	}
+	m.HasEtc = true
+	names := map[string]bool{}
+	for _, f := range etcFiles(Identity{}) {
+		names[f.Path] = true
+	}
+	if picked != nil {
+		for _, n := range picked {
+			names[n] = true
+		}
+	} else {
+		for _, n := range EtcDenied() {
+			names[n] = true
+		}
+	}
+	for n := range names {
+		e := EtcEntry{Name: n}
+		st, err := os.Lstat(filepath.Join(etc, n))
+		if err != nil {
+			if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) {
+				continue // not there, or not for this user
+			}
+			return err
+		}
+		switch {
+		case st.Mode().IsRegular():
+			e.Kind = Regular
+		case st.IsDir():
+			e.Kind = Folder
+		case st.Mode()&fs.ModeSymlink != 0:
+			e.Kind = Link
+			if e.Link, err = os.Readlink(filepath.Join(etc, n)); err != nil {
+				return err
+			}
+			// Where the link is followed, what counts is the thing behind it.
+			if behind, err := os.Stat(filepath.Join(etc, n)); err != nil {
+				e.Link = path.Join("/etc", path.Dir(n), e.Link)
+				if !strings.HasPrefix(e.Link, "/run/") {
+					continue // it leads nowhere
+				}
+			} else if behind.IsDir() {
+				e.Kind = Folder
+			}
+		default:
+			e.Kind = Other
+		}
+		m.Etc = append(m.Etc, e)
+	}
+	sort.Slice(m.Etc, func(i, j int) bool { return m.Etc[i].Name < m.Etc[j].Name })
+	return nil
+}

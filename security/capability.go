@@ -1,0 +1,82 @@
+package security
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/moby/sys/capability"
+
+	"github.com/inlay-dev/inlay/internal/plan"
+)
+
+// capabilityCount is how many capabilities Linux 5.10 to 6.18 have.
+var capabilityCount = len(capability.ListKnown())
+
+// ParseCapability returns the name of a capability in the form of OCI
+// ("CAP_NET_ADMIN"), from that form or Docker's ("net_admin").
+func ParseCapability(name string) (string, error) {
+	_, canonical, err := find(name)
+	return canonical, err
+}
+
+func find(name string) (capability.Cap, string, error) {
+	short := strings.TrimPrefix(strings.ToLower(name), "cap_")
+	for _, c := range capability.ListKnown() {
+		if c.String() == short {
+			return c, "CAP_" + strings.ToUpper(short), nil
+		}
+	}
+	return 0, "", fmt.Errorf("capability %q does not exist", name)
+}
+
+// CapabilityBits returns the set of the named capabilities as a mask.
+func CapabilityBits(names []string) (uint64, error) {
+	var mask uint64
+	for _, n := range names {
+		c, _, err := find(n)
+		if err != nil {
+			return 0, err
+		}
+		mask |= 1 << uint(c)
+	}
+	return mask, nil
+}
+
+// AllCapabilities returns every capability's name, sorted.
+func AllCapabilities() []string {
+	var out []string
+	for _, c := range capability.ListKnown() {
+		out = append(out, "CAP_"+strings.ToUpper(c.String()))
+	}
+	slices.Sort(out)
+	return out
+}
+
+// DropBounding emits the steps that take all but the kept capabilities from the
+// bounding set, so that no execve(2) gives them back. It needs CAP_SETPCAP and
+// so comes before the ids change.
+func DropBounding(b *plan.Builder, keep uint64) {
+	const capbsetDrop = 24
+	const einval = 22
+	for c := range capabilityCount {
+		if keep&(1<<uint(c)) == 0 {
+			b.Prctl(capbsetDrop, "PR_CAPBSET_DROP", uint64(c))
+			b.Tolerate(einval) // a kernel that is older than the capability
+		}
+	}
+}
+
+// SetCapabilities emits the steps that leave exactly the kept capabilities, in
+// all five sets: a job of another user than root has them after its execve(2)
+// only if they are ambient.
+func SetCapabilities(b *plan.Builder, keep uint64) {
+	const capAmbient, ambientRaise, ambientClear = 47, 2, 4
+	b.Prctl(capAmbient, "PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL", ambientClear, 0, 0, 0)
+	b.Capset(keep, keep, keep)
+	for c := range capabilityCount {
+		if keep&(1<<uint(c)) != 0 {
+			b.Prctl(capAmbient, "PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE", ambientRaise, uint64(c), 0, 0)
+		}
+	}
+}
