@@ -31,9 +31,10 @@ type host struct {
 
 // plans are what one container is made by.
 type plans struct {
-	clone                  uint64
-	prepare, parent, child *plan.Plan
-	procReg                int
+	clone           uint64
+	prepare, parent *plan.Plan
+	shape, child    *plan.Plan // init's, one after the other
+	procReg         int
 }
 
 const (
@@ -53,6 +54,7 @@ func compile(s *Spec, h *host) *plans {
 	proc := regs.New("proc of init")
 	prepare := plan.NewBuilder(plan.Prepare, h.arch, regs)
 	parent := plan.NewBuilder(plan.Parent, h.arch, regs)
+	shape := plan.NewBuilder(plan.Child, h.arch, regs)
 	child := plan.NewBuilder(plan.Child, h.arch, regs)
 	p := &plans{procReg: proc.Index()}
 	for _, k := range s.newNamespaces() {
@@ -69,20 +71,20 @@ func compile(s *Spec, h *host) *plans {
 		// Until here init still is the host's own id, whatever its maps say. The
 		// new one is init's alone: no job can signal it or change its limits.
 		if h.setgroups {
-			child.Setgroups(nil)
+			shape.Setgroups(nil)
 		}
-		child.Setresgid(h.initGID)
-		child.Setresuid(h.initUID)
+		shape.Setresgid(h.initGID)
+		shape.Setresuid(h.initUID)
 		if h.initUID != 0 {
 			// What is made from here on belongs to root inside; an effective id of 0
 			// would be the job's.
-			child.Setfsgid(0)
-			child.Setfsuid(0)
+			shape.Setfsgid(0)
+			shape.Setfsuid(0)
 		}
 	}
-	child.Umask(0)
+	shape.Umask(0)
 	build := &rootfs.Build{
-		Prepare: prepare, Child: child, Machine: h.machine, Root: s.root(), Mounts: s.Mounts, Files: s.Files,
+		Prepare: prepare, Shape: shape, Child: child, Machine: h.machine, Root: s.root(), Mounts: s.Mounts, Files: s.Files,
 		Identity:    rootfs.Identity{Hostname: s.hostname(), UID: s.Job.uid(), GID: s.Job.gid()},
 		SourceIsDir: h.sourceIsDir, NewIPC: s.isNew(namespace.IPC),
 	}
@@ -107,7 +109,7 @@ func compile(s *Spec, h *host) *plans {
 	const sigkill = 9
 	child.Prctl(prSetPdeathsig, "PR_SET_PDEATHSIG", sigkill)
 	child.Prctl(prSetDumpable, "PR_SET_DUMPABLE", 0)
-	p.prepare, p.parent, p.child = prepare.Plan(), parent.Plan(), child.Plan()
+	p.prepare, p.parent, p.shape, p.child = prepare.Plan(), parent.Plan(), shape.Plan(), child.Plan()
 	return p
 }
 

@@ -160,7 +160,7 @@ func (r *running) encode() (*launcher.Request, error) {
 	for _, p := range []struct {
 		plan *plan.Plan
 		to   *[]byte
-	}{{r.plans.prepare, &req.Prepare}, {r.plans.parent, &req.Parent}, {r.plans.child, &req.Child}} {
+	}{{r.plans.prepare, &req.Prepare}, {r.plans.parent, &req.Parent}, {r.plans.shape, &req.Shape}, {r.plans.child, &req.Child}} {
 		if len(p.plan.Steps) == 0 && p.plan.Phase != plan.Child {
 			continue
 		}
@@ -472,6 +472,8 @@ func (r *running) planError(err error) error {
 		return stepError(r.plans.prepare, e)
 	case rawproc.PhaseParent:
 		return stepError(r.plans.parent, e)
+	case rawproc.PhaseShape:
+		return stepError(r.plans.shape, e)
 	case rawproc.PhaseChild:
 		return stepError(r.plans.child, e)
 	}
@@ -754,7 +756,7 @@ func (c *Container) Explain(w io.Writer) error {
 	}
 	var b bytes.Buffer
 	fmt.Fprintf(&b, "launcher      clone3({flags=%s|CLONE_PIDFD|CLONE_CLEAR_SIGHAND})\n", cloneFlagNames(c.spec.newNamespaces()))
-	for _, p := range []*plan.Plan{p.prepare, p.parent, p.child} {
+	for _, p := range []*plan.Plan{p.prepare, p.parent, p.shape, p.child} {
 		if err := p.Explain(&b); err != nil {
 			return err
 		}

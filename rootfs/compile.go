@@ -11,8 +11,11 @@ import (
 
 // Build is what the plans of one container's files are compiled from.
 type Build struct {
-	Prepare  *plan.Builder // the launcher's part: what init could not open
-	Child    *plan.Builder // init's part
+	Prepare *plan.Builder // the launcher's part: what init could not open
+	// Shape and Child are init's part: what is the same for every container of one
+	// shape, and then what is this one's own.
+	Shape    *plan.Builder
+	Child    *plan.Builder
 	Machine  *Machine
 	Root     Root
 	Mounts   []Mount
@@ -23,11 +26,10 @@ type Build struct {
 	// NewIPC tells that the container has an IPC namespace of its own.
 	NewIPC bool
 
-	root  plan.Dir
-	rootM plan.Reg
-	procD plan.Dir
-	nodes []plan.Reg
-	null  plan.Dir
+	root          plan.Dir
+	rootFS, rootM plan.Reg
+	dev           plan.Dir
+	devM          plan.Reg
 }
 
 const (
@@ -49,18 +51,19 @@ var procFolders = []string{"acpi", "asound", "scsi"}
 
 // Compile emits all steps, up to the pivot_root(2).
 func (b *Build) Compile() {
-	c := b.Child
-	c.Propagation("/", plan.MSRec|plan.MSPrivate)
-	c.Hint("/", "")
 	host := b.Root.Type == "host"
+	b.Shape.Propagation("/", plan.MSRec|plan.MSPrivate)
 	if host {
 		b.hostRoot()
 	} else {
 		b.dirRoot()
 	}
+	b.devNodes()
+	if host {
+		b.etcFiles()
+	}
 	b.proc()
-	b.dev()
-	b.maskProc()
+	b.devMounts()
 	if host || !b.Root.Writable {
 		b.memory("run", DefaultTmpfsSize/16, 8192, 0o755)
 		b.memory("tmp", DefaultTmpfsSize, DefaultTmpfsInodes, 0o1777)
@@ -76,39 +79,40 @@ func (b *Build) Compile() {
 	}
 	b.pivot()
 	if host {
-		c.MountSetattr(b.rootM, 0, plan.AttrReadOnly|basicAttrs, "/")
+		// The file system itself, not only this mount: the covers in /etc and /proc
+		// are binds of it.
+		b.Child.FsconfigReadOnly(b.rootFS, "/")
 	}
 }
 
 // tmpfs emits a sized memory file system that is attached nowhere yet.
-func (b *Build) tmpfs(name string, size, inodes int64, mode uint32, attrs uint64) plan.Reg {
-	c := b.Child
-	fs := c.Fsopen("tmpfs", name+" fs")
+func tmpfs(c *plan.Builder, name string, size, inodes int64, mode uint32, attrs uint64) (fs, mount plan.Reg) {
+	fs = c.Fsopen("tmpfs", name+" fs")
 	c.FsconfigString(fs, "size", fmt.Sprint(size))
 	c.FsconfigString(fs, "nr_inodes", fmt.Sprint(inodes))
 	c.FsconfigString(fs, "mode", fmt.Sprintf("%04o", mode))
 	c.FsconfigCreate(fs, "tmpfs for "+name)
-	return c.Fsmount(fs, attrs, "tmpfs for "+name, name+" mount")
+	return fs, c.Fsmount(fs, attrs, "tmpfs for "+name, name+" mount")
 }
 
 // memory attaches a memory file system on a folder that is there.
 func (b *Build) memory(name string, size, inodes int64, mode uint32) {
-	m := b.tmpfs(name, size, inodes, mode, basicAttrs)
-	b.attach(m, name, b.dirHint(name))
+	_, m := tmpfs(b.Child, name, size, inodes, mode, basicAttrs)
+	b.attach(b.Child, m, name, b.dirHint(name))
 }
 
 // attach puts a mount on a path below the root that exists.
-func (b *Build) attach(m plan.Reg, at, hint string) {
+func (b *Build) attach(c *plan.Builder, m plan.Reg, at, hint string) {
 	if b.Root.Type == "host" && !strings.Contains(at, "/") && hint == "" {
 		// A name in our own memory file system: no link can stand there.
-		b.Child.MoveMount(m, b.root, at, 0)
-		b.Child.Hint("/"+at, "")
+		c.MoveMount(m, b.root, at, 0)
+		c.Hint("/"+at, "")
 		return
 	}
-	target := b.Child.Openat2(b.root, at, plan.OPATH|plan.OCLOEXEC, 0, resolve, at)
-	b.Child.Hint("/"+at, hint)
-	b.Child.MoveMount(m, target.At(), "", plan.MoveToEmpty)
-	b.Child.Hint("/"+at, "")
+	target := c.Openat2(b.root, at, plan.OPATH|plan.OCLOEXEC, 0, resolve, at)
+	c.Hint("/"+at, hint)
+	c.MoveMount(m, target.At(), "", plan.MoveToEmpty)
+	c.Hint("/"+at, "")
 }
 
 // tree has the launcher copy a tree of mounts.
@@ -123,12 +127,12 @@ func (b *Build) tree(source string, attrs uint64, hint string) plan.Reg {
 
 // hostRoot makes the root of Host: a memory file system with binds in it.
 func (b *Build) hostRoot() {
-	c, m := b.Child, b.Machine
+	c, m := b.Shape, b.Machine
 	size := int64(4 << 20)
 	for _, f := range b.Files {
 		size += (int64(len(f.Data)) + 4095) &^ 4095
 	}
-	b.rootM = b.tmpfs("root", size, int64(4096+4*len(b.Files)+4*len(b.Mounts)), 0o755, basicAttrs)
+	b.rootFS, b.rootM = tmpfs(c, "root", size, int64(4096+4*len(b.Files)+4*len(b.Mounts)), 0o755, basicAttrs)
 	c.MoveMount(b.rootM, plan.CWD, "/", 0)
 	c.Hint("/", "")
 	b.root = b.rootM.At()
@@ -156,54 +160,74 @@ func (b *Build) hostRoot() {
 }
 
 // etc makes the /etc of Host: the host's own, read-only, with what is denied
-// covered and what is ours on top; or, where names were picked, a new folder.
+// covered; or, where names were picked, a new folder with those.
 func (b *Build) etc() {
-	c := b.Child
-	whole := b.Machine.HasEtc && b.Root.EtcNames == nil
-	if whole {
+	c := b.Shape
+	if b.wholeEtc() {
 		t := b.tree("/etc", basicAttrs|plan.AttrReadOnly, "")
 		c.MoveMount(t, b.root, "etc", 0)
 		c.Hint("/etc", "")
 		f := c.Openat(b.root, "run/etc/.denied", plan.OWRONLY|plan.OCREAT|plan.OEXCL|plan.OCLOEXEC, 0, "denied")
 		c.Close(f)
 	}
-	ours := etcFiles(b.Identity)
-	for _, f := range ours {
-		where := "etc/" + f.Path
-		if whole {
-			where = "run/etc/" + f.Path
-		}
-		b.write(b.root, where, f.Data, f.Mode)
-	}
 	for _, e := range b.Machine.Etc {
-		own := slices.ContainsFunc(ours, func(f File) bool { return f.Path == e.Name })
 		switch {
-		case !whole && own:
-		case !whole:
+		case isEtcFile(e.Name):
+		case !b.wholeEtc():
 			t := b.tree("/etc/"+e.Name, basicAttrs|plan.AttrReadOnly, "")
 			b.placeholder("etc/"+e.Name, e.Kind == Folder)
 			c.MoveMount(t, b.root, "etc/"+e.Name, 0)
 			c.Hint("/etc/"+e.Name, "")
-		case own && e.Kind == Link && strings.HasPrefix(e.Link, "/run/"):
-			// The link leads to our own /run: see etcLinks.
-		case own:
-			b.cover("run/etc/"+e.Name, "etc/"+e.Name)
 		case e.Kind == Folder:
-			b.cover("run/none", "etc/"+e.Name)
+			b.cover(c, "run/none", e)
 		case e.Kind == Link && strings.HasPrefix(e.Link, "/run/"):
 			// Denied, and it leads to a /run that is empty.
 		default:
-			b.cover("run/etc/.denied", "etc/"+e.Name)
+			b.cover(c, "run/etc/.denied", e)
 		}
 	}
 }
 
-// cover binds a file or folder of the root's own over another. What covers lies
-// in /run, which disappears below the memory file system that comes there.
-func (b *Build) cover(source, target string) {
-	c := b.Child
+func (b *Build) wholeEtc() bool { return b.Machine.HasEtc && b.Root.EtcNames == nil }
+
+func isEtcFile(name string) bool {
+	return slices.ContainsFunc(etcFiles(Identity{}), func(f File) bool { return f.Path == name })
+}
+
+// etcFiles writes the files of /etc that are our own: they tell of this one
+// container.
+func (b *Build) etcFiles() {
+	dir := "etc/"
+	if b.wholeEtc() {
+		dir = "run/etc/"
+	}
+	there := map[string]EtcEntry{}
+	for _, e := range b.Machine.Etc {
+		there[e.Name] = e
+	}
+	for _, f := range etcFiles(b.Identity) {
+		e, ok := there[f.Path]
+		if b.wholeEtc() && (!ok || e.Kind == Link && strings.HasPrefix(e.Link, "/run/")) {
+			continue // not on this host; or written later, where the link leads: see etcLinks
+		}
+		b.write(b.root, dir+f.Path, f.Data, f.Mode)
+		if b.wholeEtc() {
+			b.cover(b.Child, dir+f.Path, e)
+		}
+	}
+}
+
+// cover binds a file or folder of the root's own over one in /etc. What covers
+// lies in /run, which disappears below the memory file system that comes there.
+func (b *Build) cover(c *plan.Builder, source string, e EtcEntry) {
 	t := c.OpenTree(b.root, source, plan.OpenTreeClone, "cover")
-	c.MountSetattr(t, 0, basicAttrs|plan.AttrReadOnly, source)
+	target := "etc/" + e.Name
+	if e.Kind != Link && !strings.Contains(e.Name, "/") {
+		// The last name of a path is never followed, so this covers the entry itself.
+		c.MoveMount(t, b.root, target, 0)
+		c.Hint("/"+target, "")
+		return
+	}
 	at := c.Openat2(b.root, target, plan.OPATH|plan.OCLOEXEC, 0, resolve, target)
 	c.Hint("/"+target, "")
 	c.MoveMount(t, at.At(), "", plan.MoveToEmpty)
@@ -230,7 +254,7 @@ func (b *Build) etcLinks() {
 
 // dirRoot makes a folder of the host the root.
 func (b *Build) dirRoot() {
-	c := b.Child
+	c := b.Shape
 	attrs := uint64(basicAttrs)
 	if !b.Root.Writable {
 		attrs |= plan.AttrReadOnly
@@ -250,8 +274,8 @@ func (b *Build) proc() {
 	c.Hint("proc", "in a container whose /proc is partly covered the kernel refuses a new one: see container.Probe")
 	m := c.Fsmount(fs, plan.AttrNoSuid|plan.AttrNoDev|plan.AttrNoExec, "/proc", "proc")
 	c.Hint("/proc", "in a container whose /proc is partly covered the kernel refuses a new one: see container.Probe")
-	b.attach(m, "proc", b.dirHint("proc"))
-	b.procD = m.At()
+	b.attach(c, m, "proc", b.dirHint("proc"))
+	b.maskProc(m.At())
 }
 
 func (b *Build) dirHint(name string) string {
@@ -264,9 +288,8 @@ func (b *Build) dirHint(name string) string {
 // maskProc covers what OCI covers. The targets are single names in a /proc that
 // was mounted a moment ago and never shown to anybody, so they are what they
 // claim to be; the cover of files is a /dev/null whose numbers were checked.
-func (b *Build) maskProc() {
+func (b *Build) maskProc(proc plan.Dir) {
 	c := b.Child
-	proc := b.procD
 	for _, n := range b.Machine.Proc {
 		var t plan.Reg
 		switch {
@@ -274,61 +297,62 @@ func (b *Build) maskProc() {
 			t = c.OpenTree(proc, n, plan.OpenTreeClone, "proc/"+n)
 			c.MountSetattr(t, 0, plan.AttrReadOnly|plan.AttrNoSuid|plan.AttrNoDev|plan.AttrNoExec, "/proc/"+n)
 		case slices.Contains(procFolders, n):
-			t = b.tmpfs("mask", 4096, 2, 0o555, basicAttrs|plan.AttrReadOnly|plan.AttrNoExec)
+			_, t = tmpfs(c, "mask", 4096, 2, 0o555, basicAttrs|plan.AttrReadOnly|plan.AttrNoExec)
 		default:
-			t = c.OpenTree(b.null, "null", plan.OpenTreeClone, "mask")
+			t = c.OpenTree(b.dev, "null", plan.OpenTreeClone, "mask")
 		}
 		c.MoveMount(t, proc, n, 0)
 		c.Hint("/proc/"+n, "")
 	}
 }
 
-// dev makes the minimal /dev: nodes are binds, since nobody may make nodes in a
-// user namespace.
-func (b *Build) dev() {
-	c, p := b.Child, b.Prepare
-	m := b.tmpfs("dev", 65536, 64, 0o755, plan.AttrNoSuid|plan.AttrNoExec)
+// devNodes makes the minimal /dev: nodes are binds, since nobody may make nodes
+// in a user namespace.
+func (b *Build) devNodes() {
+	c, p := b.Shape, b.Prepare
+	_, b.devM = tmpfs(c, "dev", 65536, 64, 0o755, plan.AttrNoSuid|plan.AttrNoExec)
+	b.attach(c, b.devM, "dev", b.dirHint("dev"))
+	b.dev = b.devM.At()
 	for _, d := range devices {
 		node := p.OpenTree(plan.CWD, "/dev/"+d.name, plan.OpenTreeClone, d.name)
 		p.Hint("/dev/"+d.name, "")
 		// Before it is bound: what a container runs on may have put anything there.
 		const sIFCHR = 0o020000
 		p.Verify(node, "/dev/"+d.name, sIFCHR, d.major, d.minor)
-		b.nodes = append(b.nodes, node)
-	}
-	b.attach(m, "dev", b.dirHint("dev"))
-	dev := m.At()
-	b.null = dev
-	for i, d := range devices {
-		f := c.Openat(dev, d.name, plan.OWRONLY|plan.OCREAT|plan.OEXCL|plan.OCLOEXEC, 0o666, d.name)
+		f := c.Openat(b.dev, d.name, plan.OWRONLY|plan.OCREAT|plan.OEXCL|plan.OCLOEXEC, 0o666, d.name)
 		c.Close(f)
-		c.MoveMount(b.nodes[i], dev, d.name, 0)
+		c.MoveMount(node, b.dev, d.name, 0)
 		c.Hint("/dev/"+d.name, "")
 	}
 	for _, l := range [][2]string{
 		{"/proc/self/fd", "fd"}, {"/proc/self/fd/0", "stdin"}, {"/proc/self/fd/1", "stdout"}, {"/proc/self/fd/2", "stderr"}, {"pts/ptmx", "ptmx"},
 	} {
-		c.Symlinkat(l[0], dev, l[1])
+		c.Symlinkat(l[0], b.dev, l[1])
 	}
-	for _, d := range []string{"pts", "shm"} {
-		c.Mkdirat(dev, d, 0o755)
+	for _, d := range []string{"pts", "shm", "mqueue"} {
+		c.Mkdirat(b.dev, d, 0o755)
 	}
+}
+
+// devMounts puts into /dev what is this container's own: terminals, shared
+// memory, message queues.
+func (b *Build) devMounts() {
+	c, dev := b.Child, b.dev
 	fs := c.Fsopen("devpts", "devpts fs")
 	c.FsconfigString(fs, "ptmxmode", "0666")
 	c.FsconfigString(fs, "mode", "0620")
 	c.FsconfigCreate(fs, "devpts")
 	pts := c.Fsmount(fs, plan.AttrNoSuid|plan.AttrNoExec, "/dev/pts", "devpts")
 	c.MoveMount(pts, dev, "pts", 0)
-	shm := b.tmpfs("shm", 64<<20, 16384, 0o1777, basicAttrs|plan.AttrNoExec)
+	_, shm := tmpfs(c, "shm", 64<<20, 16384, 0o1777, basicAttrs|plan.AttrNoExec)
 	c.MoveMount(shm, dev, "shm", 0)
 	if b.Machine.Mqueue && b.NewIPC {
-		c.Mkdirat(dev, "mqueue", 0o755)
 		fs := c.Fsopen("mqueue", "mqueue fs")
 		c.FsconfigCreate(fs, "mqueue")
 		mq := c.Fsmount(fs, basicAttrs|plan.AttrNoExec, "/dev/mqueue", "mqueue")
 		c.MoveMount(mq, dev, "mqueue", 0)
 	}
-	c.MountSetattr(m, 0, plan.AttrReadOnly, "/dev")
+	c.MountSetattr(b.devM, 0, plan.AttrReadOnly, "/dev")
 }
 
 // mount makes one of the mounts that were asked for.
@@ -344,8 +368,8 @@ func (b *Build) mount(m Mount) {
 	const hint = "the root is read-only there: mount on a folder that exists, or in a memory file system"
 	if m.Type == "tmpfs" {
 		b.folder(at)
-		t := b.tmpfs(at, m.Size, m.Inodes, m.Mode, attrs)
-		b.attach(t, at, hint)
+		_, t := tmpfs(b.Child, at, m.Size, m.Inodes, m.Mode, attrs)
+		b.attach(b.Child, t, at, hint)
 		return
 	}
 	t := b.tree(m.Source, attrs, "the source of a bind must be there, and this program must be allowed to reach it")
@@ -355,7 +379,7 @@ func (b *Build) mount(m Mount) {
 		b.folder(path.Dir(at))
 		b.placeholderIn(path.Dir(at), path.Base(at))
 	}
-	b.attach(t, at, hint)
+	b.attach(b.Child, t, at, hint)
 }
 
 // folder makes a folder below the root with all that leads to it, where it is
@@ -375,13 +399,14 @@ func (b *Build) folder(at string) plan.Dir {
 	return fd.At()
 }
 
+// placeholder makes what a bind of /etc covers, in a new /etc of our own.
 func (b *Build) placeholder(at string, dir bool) {
 	if dir {
-		b.Child.Mkdirat(b.root, at, 0o755)
+		b.Shape.Mkdirat(b.root, at, 0o755)
 		return
 	}
-	f := b.Child.Openat(b.root, at, plan.OWRONLY|plan.OCREAT|plan.OEXCL|plan.OCLOEXEC, 0, "placeholder")
-	b.Child.Close(f)
+	f := b.Shape.Openat(b.root, at, plan.OWRONLY|plan.OCREAT|plan.OEXCL|plan.OCLOEXEC, 0, "placeholder")
+	b.Shape.Close(f)
 }
 
 // placeholderIn makes an empty file for a bind to cover, unless one is there.

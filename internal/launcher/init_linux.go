@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -19,6 +20,7 @@ type Request struct {
 	Prepare  []byte // encoded plans; nil where there is nothing to do
 	Parent   []byte
 	Teardown []byte
+	Shape    []byte // init's plan, in two halves
 	Child    []byte
 	FDs      []int // for the prepare and parent plans: registers 1, 2, …
 	ChildFDs []int // for the child plan, from ChildReg on
@@ -152,15 +154,17 @@ func (l *Launcher) Spawn(ctx context.Context, r *Request) (*Init, error) {
 			Op: rawproc.OpSpawn, ID: i.id, Clone: r.Clone, Prepare: uint32(len(r.Prepare)), Parent: uint32(len(r.Parent)),
 			Teardown: uint32(len(r.Teardown)), ProcReg: uint32(r.ProcReg),
 		}
-		plans := append(append(append([]byte(nil), r.Prepare...), r.Parent...), r.Teardown...)
+		plans := slices.Concat(r.Prepare, r.Parent, r.Teardown)
 		err = l.request(ctx, h, plans, append([]int{peer}, r.FDs...))
 	}
 	if err == nil {
-		h := rawproc.Header{Op: rawproc.OpSetup, ID: i.id, Register: uint32(r.ChildReg)}
+		h := rawproc.Header{
+			Op: rawproc.OpSetup, ID: i.id, Register: uint32(r.ChildReg), Prepare: uint32(len(r.Shape)), Parent: uint32(len(r.Child)),
+		}
 		if r.Quiet {
 			h.Flags = rawproc.FlagQuiet
 		}
-		err = i.request(ctx, h, r.Child, r.ChildFDs)
+		err = i.request(ctx, h, slices.Concat(r.Shape, r.Child), r.ChildFDs)
 		if errors.Is(err, unix.EPIPE) {
 			err = nil // it ended early: the launcher's answer says why
 		}

@@ -285,6 +285,13 @@ func (b *Builder) FsconfigCreate(fs Reg, path string) {
 	b.add(callFsconfig, fmt.Sprintf("fsconfig(%s, FSCONFIG_CMD_CREATE, NULL, NULL, 0)", fs), path, fs.Arg(), Imm(6), Imm(0), Imm(0), Imm(0))
 }
 
+// FsconfigReadOnly makes a file system that is mounted already read-only, with
+// all its mounts.
+func (b *Builder) FsconfigReadOnly(fs Reg, path string) {
+	b.add(callFsconfig, fmt.Sprintf("fsconfig(%s, FSCONFIG_SET_FLAG, \"ro\", NULL, 0)", fs), path, fs.Arg(), Imm(0), b.str("ro"), Imm(0), Imm(0))
+	b.add(callFsconfig, fmt.Sprintf("fsconfig(%s, FSCONFIG_CMD_RECONFIGURE, NULL, NULL, 0)", fs), path, fs.Arg(), Imm(7), Imm(0), Imm(0), Imm(0))
+}
+
 // Fsmount adds fsmount(2): a mount that is attached nowhere yet.
 func (b *Builder) Fsmount(fs Reg, attrs uint64, path, name string) Reg {
 	return b.result(b.add(callFsmount, fmt.Sprintf("fsmount(%s, FSMOUNT_CLOEXEC, %s)", fs, names(attrFlags, attrs)), path, fs.Arg(), Imm(1), Imm(attrs)), name)

@@ -50,7 +50,17 @@ func (w *world) setup(sock uintptr) bool {
 	if !ok || w.head.Op != OpSetup || !w.load() {
 		return false
 	}
-	if !w.run(plans, uintptr(w.head.Size)) {
+	shape, own := uintptr(w.head.Prepare), uintptr(w.head.Parent)
+	if shape+own != uintptr(w.head.Size) {
+		w.say(sock, AnsSetup, w.head.ID, PhaseChild, 0, einval)
+		return false
+	}
+	// The two halves do not know that the same process runs them.
+	if !w.run(plans, shape) {
+		w.say(sock, AnsSetup, w.head.ID, PhaseShape, uint32(w.step), uint32(w.errno))
+		return false
+	}
+	if !w.run(plans+shape, own) {
 		w.say(sock, AnsSetup, w.head.ID, PhaseChild, uint32(w.step), uint32(w.errno))
 		return false
 	}

@@ -10,8 +10,8 @@ type Header struct {
 	Size     uint64 // bytes of plans
 	Clone    uint64 // clone flags of init
 	Register uint32 // the first descriptor's register, the others follow
-	Prepare  uint32 // sizes of the encoded plans, in this order
-	Parent   uint32
+	Prepare  uint32 // sizes of the encoded plans, in this order; of OpSetup: shape
+	Parent   uint32 // of OpSetup: the container's own half
 	Teardown uint32
 	Signal   uint32
 	ProcReg  uint32 // the register that gets a descriptor of /proc/<init>
@@ -63,6 +63,7 @@ const (
 	PhaseParent  = 3
 	PhaseChild   = 4
 	PhaseExec    = 5
+	PhaseShape   = 6 // the first half of the child plan
 )
 
 // Answer is what launcher and init send.

@@ -1,0 +1,71 @@
+//go:build !linux
+
+package container
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+)
+
+// running is nothing here: containers need Linux.
+type running struct{}
+
+// Process is one job of a container; see the Linux documentation.
+type Process struct{}
+
+var errPlatform = fmt.Errorf("inlay: containers need Linux: %w", errors.ErrUnsupported)
+
+// Start returns an error that matches errors.ErrUnsupported.
+func (c *Container) Start(context.Context) error { return errPlatform }
+
+// Wait returns an error that matches errors.ErrUnsupported.
+func (c *Container) Wait(context.Context) (*Result, error) { return nil, errPlatform }
+
+// Exec returns an error that matches errors.ErrUnsupported.
+func (c *Container) Exec(context.Context, ...JobOption) (*Process, error) { return nil, errPlatform }
+
+// Signal returns an error that matches errors.ErrUnsupported.
+func (c *Container) Signal(os.Signal) error { return errPlatform }
+
+// Kill returns an error that matches errors.ErrUnsupported.
+func (c *Container) Kill() error { return errPlatform }
+
+// Stop returns an error that matches errors.ErrUnsupported.
+func (c *Container) Stop(context.Context) error { return errPlatform }
+
+// Close ends a container that never ran.
+func (c *Container) Close() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.state != StateClosed {
+		c.state = StateClosed
+		close(c.done)
+	}
+	return nil
+}
+
+// PID returns 0.
+func (c *Container) PID() int { return 0 }
+
+// Explain returns an error that matches errors.ErrUnsupported.
+func (c *Container) Explain(io.Writer) error { return errPlatform }
+
+func (c *Container) runOnce(context.Context) (*Result, error) { return nil, errPlatform }
+
+// Wait returns an error that matches errors.ErrUnsupported.
+func (p *Process) Wait(context.Context) (*Result, error) { return nil, errPlatform }
+
+// Done returns a channel that never closes.
+func (p *Process) Done() <-chan struct{} { return nil }
+
+// Signal returns an error that matches errors.ErrUnsupported.
+func (p *Process) Signal(os.Signal) error { return errPlatform }
+
+// Kill returns an error that matches errors.ErrUnsupported.
+func (p *Process) Kill() error { return errPlatform }
+
+// PID returns 0.
+func (p *Process) PID() int { return 0 }

@@ -1,0 +1,289 @@
+package containertest
+
+import (
+	"fmt"
+	"io/fs"
+	"maps"
+	"net"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/moby/sys/mountinfo"
+	"golang.org/x/sys/unix"
+)
+
+// Count is what a process has on the machine: each thing by its name.
+type Count struct {
+	Processes  map[int]string // descendants, less the launcher itself
+	Mounts     map[string]int
+	Cgroups    []string
+	Links      []string // network interfaces
+	Files      []string // in the state directories
+	FDs        map[int]string
+	Goroutines []string
+	Namespaces []string // of this process's threads, where they differ from its own
+}
+
+// Take counts now.
+func Take() (*Count, error) {
+	c := &Count{Mounts: map[string]int{}, FDs: map[int]string{}}
+	var err error
+	if c.Processes, err = descendants(); err != nil {
+		return nil, err
+	}
+	mounts, err := mountinfo.GetMounts(nil)
+	if err != nil {
+		return nil, err
+	}
+	for _, m := range mounts {
+		c.Mounts[m.Mountpoint]++
+	}
+	links, err := net.Interfaces()
+	if err != nil {
+		return nil, err
+	}
+	for _, l := range links {
+		c.Links = append(c.Links, l.Name)
+	}
+	c.Cgroups = cgroups()
+	for _, pattern := range []string{"/run/inlay/owner-*", os.TempDir() + "/inlay-*/owner-*", os.Getenv("XDG_RUNTIME_DIR") + "/inlay/owner-*"} {
+		names, err := filepath.Glob(pattern)
+		if err != nil {
+			return nil, err
+		}
+		// The program's own owner file lives as long as the launcher.
+		names = slices.DeleteFunc(names, func(n string) bool {
+			return strings.HasPrefix(filepath.Base(n), fmt.Sprintf("owner-%d-", os.Getpid())) || ownerLives(n)
+		})
+		c.Files = append(c.Files, names...)
+	}
+	fds, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		return nil, err
+	}
+	for _, e := range fds {
+		n, err := strconv.Atoi(e.Name())
+		if err != nil {
+			continue
+		}
+		if to, err := os.Readlink("/proc/self/fd/" + e.Name()); err == nil {
+			c.FDs[n] = to
+		}
+	}
+	c.Goroutines = goroutines()
+	c.Namespaces = foreignThreads()
+	return c, nil
+}
+
+// ownerLives tells whether the process that an owner file is named after is
+// there: other tests may run at the same time.
+func ownerLives(path string) bool {
+	parts := strings.Split(filepath.Base(path), "-")
+	if len(parts) != 3 {
+		return false
+	}
+	pid, err := strconv.Atoi(parts[1])
+	return err == nil && unix.Kill(pid, 0) != unix.ESRCH
+}
+
+// descendants finds the processes below this one. The launcher is left out: it
+// stays for the next container.
+func descendants() (map[int]string, error) {
+	entries, err := os.ReadDir("/proc")
+	if err != nil {
+		return nil, err
+	}
+	parent, name := map[int]int{}, map[int]string{}
+	for _, e := range entries {
+		pid, err := strconv.Atoi(e.Name())
+		if err != nil {
+			continue
+		}
+		stat, err := os.ReadFile("/proc/" + e.Name() + "/stat")
+		if err != nil {
+			continue // ended meanwhile
+		}
+		i := strings.LastIndexByte(string(stat), ')')
+		f := strings.Fields(string(stat[i+1:]))
+		if i < 0 || len(f) < 2 {
+			continue
+		}
+		parent[pid], _ = strconv.Atoi(f[1])
+		name[pid] = string(stat[:i+1]) + " " + f[0]
+	}
+	out := map[int]string{}
+	self := os.Getpid()
+	for pid := range parent {
+		for p := parent[pid]; p > 1; p = parent[p] {
+			if p == self {
+				out[pid] = name[pid]
+				break
+			}
+		}
+	}
+	for pid := range out {
+		if parent[pid] == self && launcher(pid) {
+			delete(out, pid)
+		}
+	}
+	return out, nil
+}
+
+// launcher tells whether a child of ours is the launcher.
+func launcher(pid int) bool {
+	cmdline, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+	return err == nil && strings.HasPrefix(string(cmdline), "inlay-launcher\x00")
+}
+
+func cgroups() []string {
+	var found []string
+	_ = filepath.WalkDir("/sys/fs/cgroup", func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return fs.SkipDir // gone meanwhile, or not ours to read
+		}
+		if d.IsDir() && strings.HasPrefix(d.Name(), "inlay-") {
+			found = append(found, path)
+		}
+		return nil
+	})
+	return found
+}
+
+// goroutines are this program's, by their first function, less the test
+// machinery's.
+func goroutines() []string {
+	buf := make([]byte, 1<<20)
+	buf = buf[:runtime.Stack(buf, true)]
+	var out []string
+	for _, g := range strings.Split(string(buf), "\n\n") {
+		if strings.Contains(g, "github.com/inlay-dev/inlay/") && !strings.Contains(g, "testing.tRunner") && !strings.Contains(g, "containertest.") {
+			lines := strings.Split(g, "\n")
+			out = append(out, lines[min(1, len(lines)-1)])
+		}
+	}
+	return out
+}
+
+// foreignThreads finds threads of this process in other namespaces than its
+// first one.
+func foreignThreads() []string {
+	var out []string
+	tasks, err := os.ReadDir("/proc/self/task")
+	if err != nil {
+		return []string{err.Error()}
+	}
+	for _, kind := range []string{"cgroup", "ipc", "mnt", "net", "pid", "user", "uts"} {
+		own, err := os.Readlink("/proc/self/ns/" + kind)
+		if err != nil {
+			continue
+		}
+		for _, t := range tasks {
+			if other, err := os.Readlink("/proc/self/task/" + t.Name() + "/ns/" + kind); err == nil && other != own {
+				out = append(out, "thread "+t.Name()+" in "+other)
+			}
+		}
+	}
+	return out
+}
+
+// Since tells what is there now and was not before.
+func (c *Count) Since(before *Count) []string {
+	var out []string
+	for _, pid := range slices.Sorted(maps.Keys(c.Processes)) {
+		if _, there := before.Processes[pid]; !there {
+			out = append(out, fmt.Sprintf("process %d %s", pid, c.Processes[pid]))
+		}
+	}
+	for _, at := range slices.Sorted(maps.Keys(c.Mounts)) {
+		if c.Mounts[at] > before.Mounts[at] {
+			out = append(out, "mount on "+at)
+		}
+	}
+	for _, l := range []struct {
+		what        string
+		now, before []string
+	}{{"cgroup", c.Cgroups, before.Cgroups}, {"link", c.Links, before.Links}, {"file", c.Files, before.Files}, {"namespace:", c.Namespaces, before.Namespaces}} {
+		for _, n := range l.now {
+			if !slices.Contains(l.before, n) {
+				out = append(out, l.what+" "+n)
+			}
+		}
+	}
+	for _, fd := range slices.Sorted(maps.Keys(c.FDs)) {
+		if before.FDs[fd] == "" {
+			out = append(out, fmt.Sprintf("descriptor %d: %s", fd, c.FDs[fd]))
+		}
+	}
+	if len(c.Goroutines) > len(before.Goroutines) {
+		out = append(out, fmt.Sprintf("goroutines: %v, before %v", c.Goroutines, before.Goroutines))
+	}
+	return out
+}
+
+// patience is how long what is ending may take to end.
+const patience = time.Second
+
+// Left waits up to a second until nothing is there that was not before, and
+// tells what is: on the processes it waits by their pidfds.
+func Left(before *Count) ([]string, error) {
+	deadline := time.Now().Add(patience)
+	for {
+		now, err := Take()
+		if err != nil {
+			return nil, err
+		}
+		left := now.Since(before)
+		if len(left) == 0 || !time.Now().Before(deadline) {
+			return left, nil
+		}
+		pause := 5 * time.Millisecond
+		for pid := range now.Processes {
+			if _, there := before.Processes[pid]; !there {
+				awaitEnd(pid, time.Until(deadline))
+				pause = 0
+			}
+		}
+		if pause > 0 {
+			// A goroutine or a descriptor that is being closed has no event to wait for.
+			_, _ = unix.Poll(nil, int(pause/time.Millisecond))
+		}
+	}
+}
+
+func awaitEnd(pid int, patience time.Duration) {
+	fd, err := unix.PidfdOpen(pid, 0)
+	if err != nil {
+		return // gone
+	}
+	defer unix.Close(fd) //nolint:errcheck // nothing to flush
+	_, _ = unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, int(max(patience, 0)/time.Millisecond))
+}
+
+// Census counts now, and again when the test has ended: what was left behind
+// fails it. The launcher must run already, or be started by the test: its socket
+// and its owner file are not counted.
+func Census(t testing.TB) {
+	t.Helper()
+	if err := starts(); err != nil {
+		t.Skipf("needs %s: %v", Containers, err)
+	}
+	before, err := Take()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		left, err := Left(before)
+		if err != nil {
+			t.Error(err)
+		}
+		for _, l := range left {
+			t.Errorf("left behind: %s", l)
+		}
+	})
+}
