@@ -105,6 +105,7 @@ func (s *Spec) validateNamespaces(f *faults) {
 		switch {
 		case !j.Kind.Valid():
 			f.add(option, fmt.Sprintf("%q", j.Kind), "no such kind", fmt.Sprint(namespace.All()))
+		case j.File == nil && j.Path == "": // WithJoinNamespaceFile has said so
 		case j.File == nil && !strings.HasPrefix(j.Path, "container:") && !path.IsAbs(j.Path):
 			f.add(option, fmt.Sprintf("%s, %q", j.Kind, j.Path), "not an absolute path")
 		case slices.Contains(s.HostNamespaces, j.Kind):

@@ -33,6 +33,7 @@ type Build struct {
 }
 
 const (
+	ebadf  = 9
 	eexist = 17
 
 	basicAttrs = plan.AttrNoSuid | plan.AttrNoDev
@@ -413,9 +414,11 @@ func (b *Build) placeholder(at string, dir bool) {
 func (b *Build) placeholderIn(dir, name string) {
 	c := b.Child
 	d := b.folder(dir)
-	c.Openat(d, name, plan.OWRONLY|plan.OCREAT|plan.OEXCL|plan.ONOFOLLOW|plan.OCLOEXEC, 0o644, "placeholder")
+	f := c.Openat(d, name, plan.OWRONLY|plan.OCREAT|plan.OEXCL|plan.ONOFOLLOW|plan.OCLOEXEC, 0o644, "placeholder")
 	c.Tolerate(eexist)
 	c.Hint("/"+path.Join(dir, name), "it is not in the root, and the root is read-only there")
+	c.Close(f)
+	c.Tolerate(ebadf) // it was there
 }
 
 // file writes one file; its folder is resolved inside the root, the file itself
