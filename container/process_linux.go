@@ -71,11 +71,11 @@ func (p *Process) prepare(begun time.Time) (req *launcher.JobRequest, err error)
 		return nil, err
 	}
 	p.plan = compileJob(&p.r.c.spec, p.spec, p.r.host, io)
-	encoded, err := p.plan.Encode(p.r.host.arch)
+	encoded, err := encodePlan(p.plan, p.r.host.arch)
 	if err != nil {
 		return nil, &StartError{Phase: PhaseExec, Op: "encode", Err: err}
 	}
-	p.pending = 1
+	p.pending = 2 // its end, and launch: what fails early is no end
 	if p.isMain {
 		p.pending++
 	}
@@ -279,6 +279,7 @@ func (p *Process) launch(ctx context.Context, init *launcher.Init, req *launcher
 		p.timer = t
 		p.mu.Unlock()
 	}
+	p.part()
 	return nil
 }
 
@@ -330,9 +331,6 @@ const drainTime = time.Second
 // exited is called by the poller when the job has ended.
 func (p *Process) exited() {
 	p.mu.Lock()
-	if p.timer != nil {
-		p.timer.Stop()
-	}
 	if p.res == nil && len(p.streams) > 0 {
 		p.drain = time.AfterFunc(drainTime, p.giveUp)
 	}
@@ -358,8 +356,10 @@ func (p *Process) part() {
 	p.pending--
 	last := p.pending == 0
 	if last {
-		if p.drain != nil {
-			p.drain.Stop()
+		for _, t := range []*time.Timer{p.drain, p.timer} {
+			if t != nil {
+				t.Stop()
+			}
 		}
 		for _, s := range p.streams {
 			if s.in != nil {

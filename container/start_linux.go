@@ -154,6 +154,16 @@ func (r *running) start(ctx context.Context, once bool) error {
 	return nil
 }
 
+// sabotage lets tests make a step fail.
+var sabotage func(*plan.Plan)
+
+func encodePlan(p *plan.Plan, arch plan.Arch) ([]byte, error) {
+	if sabotage != nil {
+		sabotage(p)
+	}
+	return p.Encode(arch)
+}
+
 // encode lays the plans out for the launcher.
 func (r *running) encode() (*launcher.Request, error) {
 	req := &launcher.Request{Clone: r.plans.clone, ProcReg: r.plans.procReg}
@@ -164,7 +174,7 @@ func (r *running) encode() (*launcher.Request, error) {
 		if len(p.plan.Steps) == 0 && p.plan.Phase != plan.Child {
 			continue
 		}
-		b, err := p.plan.Encode(r.host.arch)
+		b, err := encodePlan(p.plan, r.host.arch)
 		if err != nil {
 			return nil, err
 		}

@@ -443,7 +443,12 @@ func (i *Init) Start(ctx context.Context, r *JobRequest) (*Job, error) {
 	i.mu.Lock()
 	select {
 	case <-i.done:
+		err := i.err
 		i.mu.Unlock()
+		var failed *PlanError
+		if errors.As(err, &failed) || errors.Is(err, ErrDied) {
+			return nil, err // it never was
+		}
 		return nil, unix.ESRCH
 	default:
 	}

@@ -43,7 +43,6 @@ type Launcher struct {
 	nextID uint32
 	held   map[uint32]chan error
 	states map[string]*State
-	dead   chan struct{}
 	isDead bool
 }
 
@@ -91,7 +90,7 @@ func Acquire(ctx context.Context) (*Launcher, error) {
 		if err := current.retain(); err == nil {
 			return current, nil
 		}
-		current.bury()
+		current.died()
 		current = nil
 	}
 	type result struct {
@@ -110,7 +109,7 @@ func Acquire(ctx context.Context) (*Launcher, error) {
 		return nil, r.err
 	}
 	if err := r.l.retain(); err != nil {
-		r.l.bury()
+		r.l.died()
 		return nil, err
 	}
 	current = r.l
@@ -121,15 +120,14 @@ func Acquire(ctx context.Context) (*Launcher, error) {
 func (l *Launcher) retain() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if !l.isDead && l.users == 0 {
-		// Nobody watched meanwhile: is it still there?
-		if n, err := unix.Poll([]unix.PollFd{{Fd: int32(l.sock), Events: unix.POLLIN}}, 0); err != nil || n != 0 {
-			l.isDead = true
-			close(l.dead)
-		}
-	}
 	if l.isDead {
 		return ErrDied
+	}
+	if l.users == 0 {
+		// Nobody watched meanwhile: is it still there?
+		if n, err := unix.Poll([]unix.PollFd{{Fd: int32(l.sock), Events: unix.POLLIN}}, 0); err != nil || n != 0 {
+			return ErrDied
+		}
 	}
 	if l.users == 0 {
 		p, err := newPoller()
@@ -157,20 +155,8 @@ func (l *Launcher) Release() {
 	}
 	l.mu.Unlock()
 	if p != nil {
-		p.remove(l.sock)
 		p.close()
 		<-p.done
-	}
-}
-
-// bury releases what is left of a dead launcher.
-func (l *Launcher) bury() {
-	_ = unix.PidfdSendSignal(l.pidfd, unix.SIGKILL, nil, 0) // it may be gone already
-	reapChild(l.pid)
-	_ = unix.Close(l.pidfd)
-	_ = unix.Close(l.sock)
-	for _, s := range l.states {
-		s.close()
 	}
 }
 
@@ -221,7 +207,7 @@ func start(ctx context.Context) (*Launcher, error) {
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	l := &Launcher{
 		User: user, sock: host, pidfd: -1, inits: map[uint32]*Init{}, held: map[uint32]chan error{},
-		states: map[string]*State{}, dead: make(chan struct{}),
+		states: map[string]*State{},
 	}
 	if err := cmd.Start(); err != nil {
 		return nil, errors.Join(&Error{Op: "execute", Path: cmd.Path, Err: err}, peerFile.Close(), unix.Close(host))
@@ -426,8 +412,9 @@ func (l *Launcher) answers() {
 	}
 }
 
-// died cleans up behind a launcher that ended: its inits die with it, by
-// PR_SET_PDEATHSIG; here they are killed once more and waited for.
+// died cleans up behind a launcher that ended, or that is of no use any more:
+// its inits die with it, by PR_SET_PDEATHSIG; here they are killed once more and
+// waited for. What the launcher would have removed at its end is removed here.
 func (l *Launcher) died() {
 	l.mu.Lock()
 	if l.isDead {
@@ -435,7 +422,6 @@ func (l *Launcher) died() {
 		return
 	}
 	l.isDead = true
-	close(l.dead)
 	poll := l.poll
 	inits := make([]*Init, 0, len(l.inits))
 	for _, i := range l.inits {
@@ -443,8 +429,20 @@ func (l *Launcher) died() {
 	}
 	held := l.held
 	l.held = map[uint32]chan error{}
+	states := l.states
+	l.states = map[string]*State{}
 	l.mu.Unlock()
 	poll.remove(l.sock)
+	_ = unix.PidfdSendSignal(l.pidfd, unix.SIGKILL, nil, 0) // it is gone, or about to go
+	reapChild(l.pid)
+	_ = unix.Close(l.pidfd)
+	l.sendMu.Lock()
+	_ = unix.Close(l.sock)
+	l.sock = -1
+	l.sendMu.Unlock()
+	for _, s := range states {
+		s.remove()
+	}
 	for _, c := range held {
 		c <- ErrDied
 	}
@@ -457,8 +455,11 @@ func (l *Launcher) died() {
 func (l *Launcher) request(ctx context.Context, h rawproc.Header, plans []byte, fds []int) error {
 	l.sendMu.Lock()
 	defer l.sendMu.Unlock()
+	if l.sock < 0 {
+		return ErrDied
+	}
 	if err := send(ctx, l.sock, h, plans, fds); err != nil {
-		if errors.Is(err, unix.EPIPE) || errors.Is(err, unix.ECONNRESET) {
+		if errors.Is(err, unix.EPIPE) {
 			return fmt.Errorf("%w: %w", ErrDied, err)
 		}
 		return err

@@ -98,6 +98,9 @@ func sendOne(ctx context.Context, sock int, msg []byte, fds []int) error {
 		case err == nil:
 			return nil
 		case errors.Is(err, unix.EINTR):
+		case errors.Is(err, unix.ECONNRESET):
+			// It ended with something of ours unread: the same to us as an end.
+			return fmt.Errorf("sendmsg: %w", unix.EPIPE)
 		case errors.Is(err, unix.EAGAIN), errors.Is(err, unix.ETOOMANYREFS), errors.Is(err, unix.ENOBUFS):
 			if ctx.Err() != nil {
 				return context.Cause(ctx)
@@ -122,7 +125,9 @@ func receive(sock int) (a rawproc.Answer, fd int, err error) {
 	for {
 		n, oobn, _, _, err := unix.Recvmsg(sock, buf[:], oob[:], unix.MSG_CMSG_CLOEXEC|unix.MSG_DONTWAIT)
 		switch {
-		case errors.Is(err, unix.EINTR):
+		case errors.Is(err, unix.EINTR), errors.Is(err, unix.ECONNRESET):
+			// ECONNRESET comes once, before what the peer had sent, when it ended with
+			// something of ours unread.
 			continue
 		case errors.Is(err, unix.EAGAIN):
 			return a, -1, errNothing

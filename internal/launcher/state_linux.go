@@ -38,8 +38,9 @@ type State struct {
 	owner int
 	name  string
 
-	mu    sync.Mutex
-	taken map[uint32]bool
+	mu     sync.Mutex
+	taken  map[uint32]bool
+	closed bool
 }
 
 // DefaultStateDir is where state lies if nobody says otherwise.
@@ -127,11 +128,11 @@ func openState(path string) (*State, error) {
 
 var errRemoved = errors.New("removed meanwhile")
 
-func tryState(path string) (s *State, err error) {
+func tryState(path string) (_ *State, err error) {
 	if err := os.Mkdir(path, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
 		return nil, err
 	}
-	s = &State{Path: path, dir: -1, ids: -1, owner: -1, taken: map[uint32]bool{}}
+	s := &State{Path: path, dir: -1, ids: -1, owner: -1, taken: map[uint32]bool{}}
 	defer func() {
 		if err != nil {
 			s.close()
@@ -182,6 +183,9 @@ func tryState(path string) (s *State, err error) {
 }
 
 func (s *State) close() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.closed = true
 	for _, fd := range []int{s.owner, s.ids, s.dir} {
 		if fd >= 0 {
 			_ = unix.Close(fd)
@@ -204,6 +208,9 @@ func (s *State) remove() {
 func (s *State) TakeRange() (uint32, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.closed {
+		return 0, ErrDied
+	}
 	foreign, err := subordinateOfOthers()
 	if err != nil {
 		return 0, err
@@ -235,6 +242,9 @@ func (s *State) TakeRange() (uint32, error) {
 func (s *State) GiveBack(first uint32) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.closed {
+		return nil // with the launcher went all locks
+	}
 	n := (first - FirstID) / RangeSize
 	delete(s.taken, n)
 	lock := unix.Flock_t{Type: unix.F_UNLCK, Start: int64(n), Len: 1}
