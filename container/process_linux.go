@@ -93,10 +93,13 @@ func (p *Process) abort() {
 		return
 	}
 	p.closePassed()
-	for _, s := range p.streams {
+	p.mu.Lock()
+	streams := p.streams
+	p.streams = nil
+	p.mu.Unlock()
+	for _, s := range streams {
 		_ = s.end.Close() // a pipe: nothing to flush
 	}
-	p.streams = nil
 }
 
 // closePassed closes the job's ends: from now on they are its own alone.
@@ -341,7 +344,10 @@ func (p *Process) exited() {
 // giveUp ends the reading of pipes that somebody still holds. What is in them
 // has been read by then; a writer that is slow gets the time it takes.
 func (p *Process) giveUp() {
-	for _, s := range p.streams {
+	p.mu.Lock()
+	streams := p.streams
+	p.mu.Unlock()
+	for _, s := range streams {
 		if s.out != nil {
 			_ = s.end.SetReadDeadline(time.Unix(1, 0)) // closed already: then it has ended
 		} else {
