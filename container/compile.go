@@ -4,6 +4,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/inlay-dev/inlay/internal/launcher"
 	"github.com/inlay-dev/inlay/internal/plan"
 	"github.com/inlay-dev/inlay/namespace"
 	"github.com/inlay-dev/inlay/rootfs"
@@ -17,6 +18,9 @@ type host struct {
 	machine *rootfs.Machine
 	// uids and gids are the container's maps, empty without a user namespace.
 	uids, gids []namespace.IDMap
+	// outer is the launcher's own map, where it has one: the ids on the right of
+	// uids are then the launcher's.
+	outer []launcher.IDMap
 	// initUID and initGID are init's ids inside.
 	initUID, initGID uint32
 	// setgroups tells that setgroups(2) may be called.
@@ -73,8 +77,12 @@ func compile(s *Spec, h *host) *plans {
 		if h.setgroups {
 			shape.Setgroups(nil)
 		}
+		// Where the host's root is the container's, leaving it would cost all
+		// capabilities.
+		shape.Prctl(prSetKeepCaps, "PR_SET_KEEPCAPS", 1)
 		shape.Setresgid(h.initGID)
 		shape.Setresuid(h.initUID)
+		shape.Capset(allCaps, allCaps, capNone)
 		if h.initUID != 0 {
 			// What is made from here on belongs to root inside; an effective id of 0
 			// would be the job's.

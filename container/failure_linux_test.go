@@ -499,13 +499,13 @@ func TestNoTextBusy(t *testing.T) {
 	if os.Getenv("INLAY_CI") != "" {
 		n = 250
 	}
-	program, err := os.ReadFile("/usr/bin/true")
+	program, err := os.ReadFile("/bin/sh")
 	require.NoError(t, err)
 	errs := make(chan error, 8)
 	for range 8 {
 		go func() {
 			for range n {
-				res, err := container.Run(context.Background(), container.WithFile("/work/prog", program, 0o755), container.WithCommand("/work/prog"))
+				res, err := container.Run(context.Background(), container.WithFile("/work/sh", program, 0o755), container.WithCommand("/work/sh", "-c", "exit 0"))
 				if err == nil {
 					err = res.Err()
 				}

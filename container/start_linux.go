@@ -248,7 +248,7 @@ func checkDir(root rootfs.Root, h *host) error {
 	if !ok || !root.Writable || len(h.uids) == 0 {
 		return nil
 	}
-	if !namespace.Mapped(hostMaps(h.uids, nil), sys.Uid) && st.Mode().Perm()&0o002 == 0 {
+	if !namespace.Mapped(hostMaps(h.uids, h.outer), sys.Uid) && st.Mode().Perm()&0o002 == 0 {
 		return &StartError{
 			Phase: PhasePrepare, Op: "check", Path: root.Path, Err: unix.EOVERFLOW,
 			Remedy: fmt.Sprintf("its owner, uid %d, is nobody inside the container, whose users could not write there: set WithIDMaps, or chown the folder", sys.Uid),
@@ -281,6 +281,9 @@ func (r *running) chooseIDs(h *host) error {
 	const initID = launcher.RangeSize - 1
 	h.setgroups = true
 	h.countsProcesses = true
+	if l.User {
+		h.outer = l.UIDs
+	}
 	switch {
 	case !s.isNew(namespace.User):
 		// Real ids: RLIMIT_NPROC would count the user's other processes too.
@@ -304,8 +307,7 @@ func (r *running) chooseIDs(h *host) error {
 		h.gids = h.uids
 		h.initUID, h.initGID = initID, initID
 	case len(l.UIDs) > 1:
-		h.uids = []namespace.IDMap{{ContainerID: 0, HostID: 0, Size: launcher.RangeSize}}
-		h.gids = h.uids
+		h.uids, h.gids = identity(l.UIDs), identity(l.GIDs)
 		h.initUID, h.initGID = initID, initID
 	default:
 		h.uids = []namespace.IDMap{{ContainerID: 0, HostID: 0, Size: 1}}
@@ -319,6 +321,18 @@ func (r *running) chooseIDs(h *host) error {
 		r.drop("WithRlimit", "no limit on the number of processes: without cgroups, RLIMIT_NPROC would count the host user's other processes")
 	}
 	return r.checkUser(h, &s.Job)
+}
+
+// identity maps the launcher's ids to themselves: line by line, since the kernel
+// wants each range inside one of the parent's.
+func identity(outer []launcher.IDMap) []namespace.IDMap {
+	var out []namespace.IDMap
+	for _, m := range outer {
+		if m.Inside < launcher.RangeSize {
+			out = append(out, namespace.IDMap{ContainerID: m.Inside, HostID: m.Inside, Size: min(m.Size, launcher.RangeSize-m.Inside)})
+		}
+	}
+	return out
 }
 
 // explicitIDs takes the maps that were asked for, with one id more for init

@@ -46,9 +46,6 @@ type Launcher struct {
 	isDead bool
 }
 
-// IDMap is one line of a uid_map or gid_map file.
-type IDMap struct{ Inside, Outside, Size uint32 }
-
 // Error is an operation of starting or reaching the launcher that failed.
 type Error struct {
 	Op     string
