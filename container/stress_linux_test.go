@@ -1,0 +1,125 @@
+package container_test
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"runtime"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/inlay-dev/inlay/container"
+	"github.com/inlay-dev/inlay/containertest"
+)
+
+// Launches and Execs from four workers while the collector runs all the time:
+// none may fail, in any build.
+func TestStressLaunches(t *testing.T) {
+	containertest.Census(t)
+	n := 200
+	if v := os.Getenv("INLAY_STRESS_LAUNCHES"); v != "" {
+		var err error
+		n, err = strconv.Atoi(v)
+		require.NoError(t, err)
+	}
+	stop := make(chan struct{})
+	collected := make(chan struct{})
+	go func() {
+		defer close(collected)
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+				runtime.GC()
+			}
+		}
+	}()
+	warm := start(t)
+	var next atomic.Int64
+	errs := make(chan error, 4)
+	for range 4 {
+		go func() {
+			for {
+				i := int(next.Add(1))
+				if i > n {
+					errs <- nil
+					return
+				}
+				if err := oneLaunch(warm, i); err != nil {
+					errs <- fmt.Errorf("launch %d: %w", i, err)
+					return
+				}
+			}
+		}()
+	}
+	for range 4 {
+		require.NoError(t, <-errs)
+	}
+	close(stop)
+	<-collected
+	t.Logf("%d launches, none failed", n)
+}
+
+func oneLaunch(warm *container.Container, i int) error {
+	ctx := context.Background()
+	var out strings.Builder
+	cmd := container.JobOptions(sh(fmt.Sprintf("echo %d; exit %d", i, i%200)), container.WithStdout(&out))
+	var res *container.Result
+	var err error
+	if i%3 == 0 {
+		var p *container.Process
+		if p, err = warm.Exec(ctx, cmd); err == nil {
+			res, err = p.Wait(ctx)
+		}
+	} else {
+		res, err = container.Run(ctx, cmd)
+	}
+	if err != nil {
+		return err
+	}
+	if res.ExitCode != i%200 || out.String() != fmt.Sprintf("%d\n", i) {
+		return fmt.Errorf("%v, %q", res, out.String())
+	}
+	return nil
+}
+
+// Many containers are there at once; all start and close.
+func TestManyResident(t *testing.T) {
+	containertest.Census(t)
+	n := 100
+	if os.Getenv("INLAY_CI") != "" {
+		n = 500
+	}
+	var list []*container.Container
+	for range n {
+		c, err := container.New()
+		require.NoError(t, err)
+		require.NoError(t, c.Start(timeout(t)))
+		list = append(list, c)
+	}
+	for _, c := range list {
+		require.NoError(t, c.Close())
+	}
+}
+
+// Plans above 60 KiB travel in a memfd, descriptors above 200 in several
+// messages.
+func TestLargeRequests(t *testing.T) {
+	containertest.Census(t)
+	big := make([]byte, 5<<20)
+	for i := range big {
+		big[i] = byte(i * 7)
+	}
+	args := []string{"-c", "echo $#; cksum </work/big; cat /etc/passwd >/dev/null", "sh"}
+	for i := range 10000 {
+		args = append(args, strconv.Itoa(i))
+	}
+	got := output(t, container.WithFile("/work/big", big, 0o644), container.WithCommand("/bin/sh", args...), container.WithEnv("BIG="+strings.Repeat("x", 100000)))
+	require.Equal(t, "10000", lines(got)[0])
+	require.Contains(t, lines(got)[1], " 5242880")
+}
