@@ -65,6 +65,7 @@ type Init struct {
 
 	mu       sync.Mutex
 	err      error // of ready or setup
+	isSetUp  bool
 	pid      int
 	pidfd    int
 	status   syscall.WaitStatus
@@ -320,7 +321,7 @@ func (i *Init) finish() {
 		c <- opened{-1, unix.ESRCH}
 	}
 	i.opens = map[uint32]chan opened{}
-	if i.err == nil {
+	if i.err == nil && !i.isSetUp {
 		i.err = fmt.Errorf("init ended early: %s", statusText(i.status))
 	}
 	shut(i.setup)
@@ -371,8 +372,10 @@ func (i *Init) answer(a rawproc.Answer, fd int) {
 		if a.Errno != 0 {
 			i.err = &PlanError{int(a.Phase), int(a.Step), syscall.Errno(a.Errno)}
 		}
+		i.isSetUp = a.Errno == 0
 		shut(i.setup)
 	case a.Op == rawproc.AnsStarted && j != nil:
+		i.isSetUp = true
 		shut(i.setup)
 		if a.Errno != 0 {
 			delete(i.jobs, a.ID)
