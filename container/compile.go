@@ -33,6 +33,9 @@ type host struct {
 	sourceIsDir     map[string]bool
 }
 
+// newBuilder is plan.NewBuilder, for people, or plan.NewSilentBuilder, for a launch.
+type newBuilder = func(plan.Phase, plan.Arch, *plan.Registers) *plan.Builder
+
 // plans are what one container is made by.
 type plans struct {
 	clone           uint64
@@ -51,15 +54,16 @@ const (
 	allCaps         = 1<<41 - 1
 )
 
-// compile makes the plans of a container. It is pure.
-func compile(s *Spec, h *host) *plans {
+// compile makes the plans of a container. It is pure: compiled again with
+// labels, they say what a step was.
+func compile(s *Spec, h *host, builder newBuilder) *plans {
 	regs := &plan.Registers{}
 	regs.New("init socket")
 	proc := regs.New("proc of init")
-	prepare := plan.NewBuilder(plan.Prepare, h.arch, regs)
-	parent := plan.NewBuilder(plan.Parent, h.arch, regs)
-	shape := plan.NewBuilder(plan.Child, h.arch, regs)
-	child := plan.NewBuilder(plan.Child, h.arch, regs)
+	prepare := builder(plan.Prepare, h.arch, regs)
+	parent := builder(plan.Parent, h.arch, regs)
+	shape := builder(plan.Child, h.arch, regs)
+	child := builder(plan.Child, h.arch, regs)
 	p := &plans{procReg: proc.Index()}
 	for _, k := range s.newNamespaces() {
 		// The cgroup namespace is made by each job, once it is in its group.
@@ -194,9 +198,9 @@ func rlimits(j *Job, h *host) []security.Rlimit {
 const defaultPids = 1024
 
 // compileJob makes the exec plan of a job. It is pure.
-func compileJob(s *Spec, j *Job, h *host, io stdio) *plan.Plan {
+func compileJob(s *Spec, j *Job, h *host, io stdio, builder newBuilder) *plan.Plan {
 	regs := &plan.Registers{}
-	b := plan.NewBuilder(plan.Exec, h.arch, regs)
+	b := builder(plan.Exec, h.arch, regs)
 	files := make([]plan.Reg, io.count)
 	for i := range files {
 		files[i] = regs.New([]string{"stdin", "stdout", "stderr", "file"}[min(i, 3)])

@@ -35,8 +35,8 @@ func madeUp(arch plan.Arch) *host {
 func explain(t *testing.T, s *Spec, h *host) string {
 	t.Helper()
 	var b strings.Builder
-	p := compile(s, h)
-	for _, pl := range []*plan.Plan{p.prepare, p.parent, p.shape, p.child, compileJob(s, &s.Job, h, stdio{count: 3 + len(s.Job.ExtraFiles)})} {
+	p := compile(s, h, plan.NewBuilder)
+	for _, pl := range []*plan.Plan{p.prepare, p.parent, p.shape, p.child, compileJob(s, &s.Job, h, stdio{count: 3 + len(s.Job.ExtraFiles)}, plan.NewBuilder)} {
 		require.NoError(t, pl.Explain(&b))
 		for _, arch := range []plan.Arch{plan.AMD64, plan.ARM64} {
 			_, err := pl.Encode(arch)
@@ -94,5 +94,23 @@ func TestPlansAreDeterministic(t *testing.T) {
 	first := explain(t, &c.spec, madeUp(plan.AMD64))
 	for range 20 {
 		require.Equal(t, first, explain(t, &c.spec, madeUp(plan.AMD64)))
+	}
+}
+
+// A launch's plan has the same steps as the one that is explained.
+func TestSilentPlansAreTheSame(t *testing.T) {
+	c, err := New(WithID("x"), WithCommand("true"), WithMounts(rootfs.Tmpfs("/w")), WithFile("/w/x", make([]byte, 9000), 0o644))
+	require.NoError(t, err)
+	h := madeUp(plan.AMD64)
+	a, b := compile(&c.spec, h, plan.NewBuilder), compile(&c.spec, h, plan.NewSilentBuilder)
+	for i, l := range []*plan.Plan{a.prepare, a.parent, a.shape, a.child, compileJob(&c.spec, &c.spec.Job, h, stdio{count: 3}, plan.NewBuilder)} {
+		q := []*plan.Plan{b.prepare, b.parent, b.shape, b.child, compileJob(&c.spec, &c.spec.Job, h, stdio{count: 3}, plan.NewSilentBuilder)}[i]
+		loud, err := l.Encode(plan.AMD64)
+		require.NoError(t, err)
+		silent, err := q.Encode(plan.AMD64)
+		require.NoError(t, err)
+		require.Equal(t, loud, silent)
+		require.NotEmpty(t, l.Steps[0].Label)
+		require.Empty(t, q.Steps[0].Label)
 	}
 }

@@ -70,7 +70,7 @@ func (p *Process) prepare(begun time.Time) (req *launcher.JobRequest, err error)
 	if err != nil {
 		return nil, err
 	}
-	p.plan = compileJob(&p.r.c.spec, p.spec, p.r.host, io)
+	p.plan = compileJob(&p.r.c.spec, p.spec, p.r.host, io, plan.NewSilentBuilder)
 	encoded, err := encodePlan(p.plan, p.r.host.arch)
 	if err != nil {
 		return nil, &StartError{Phase: PhaseExec, Op: "encode", Err: err}
@@ -641,5 +641,6 @@ func (c *Container) Exec(ctx context.Context, opts ...JobOption) (*Process, erro
 		}
 		return nil, p.startError(ctx, r, err)
 	}
+	p.plan = nil // only a failed start needs the steps
 	return p, nil
 }

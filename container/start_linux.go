@@ -80,6 +80,11 @@ func (c *Container) start(ctx context.Context, once bool) error {
 		c.mu.Unlock()
 		return err
 	}
+	// Only a failed start needs the steps; a thousand resident containers do not.
+	r.plans = nil
+	if r.main != nil {
+		r.main.plan = nil
+	}
 	c.mu.Lock()
 	if c.state == StateCreated {
 		c.state = StateRunning
@@ -114,7 +119,7 @@ func (r *running) start(ctx context.Context, once bool) error {
 		return err
 	}
 	s := &r.c.spec
-	r.plans = compile(s, r.host)
+	r.plans = compile(s, r.host, plan.NewSilentBuilder)
 	req, err := r.encode()
 	if err != nil {
 		return &StartError{Phase: PhasePrepare, Op: "encode", Err: err}
@@ -768,16 +773,21 @@ func (c *Container) Explain(w io.Writer) error {
 	r := c.run
 	c.mu.Unlock()
 	var h *host
-	var p *plans
-	if r != nil && r.plans != nil {
-		h, p = r.host, r.plans
-	} else {
+	chosen := false // the ids are known from Start on
+	if r != nil {
+		select {
+		case <-r.started:
+			h, chosen = r.host, r.host != nil && r.host.machine != nil
+		default:
+		}
+	}
+	if !chosen {
 		var err error
 		if h, err = explainHost(&c.spec); err != nil {
 			return err
 		}
-		p = compile(&c.spec, h)
 	}
+	p := compile(&c.spec, h, plan.NewBuilder)
 	var b bytes.Buffer
 	fmt.Fprintf(&b, "launcher      clone3({flags=%s|CLONE_PIDFD|CLONE_CLEAR_SIGHAND})\n", cloneFlagNames(c.spec.newNamespaces()))
 	for _, p := range []*plan.Plan{p.prepare, p.parent, p.shape, p.child} {
@@ -786,12 +796,12 @@ func (c *Container) Explain(w io.Writer) error {
 		}
 	}
 	if len(c.spec.Job.Command) > 0 {
-		if err := compileJob(&c.spec, &c.spec.Job, h, stdio{count: 3 + len(c.spec.Job.ExtraFiles)}).Explain(&b); err != nil {
+		if err := compileJob(&c.spec, &c.spec.Job, h, stdio{count: 3 + len(c.spec.Job.ExtraFiles)}, plan.NewBuilder).Explain(&b); err != nil {
 			return err
 		}
 	}
 	text := b.String()
-	if r == nil || r.plans == nil {
+	if !chosen {
 		text = strings.ReplaceAll(text, fmt.Sprintf("0 %d %d", launcher.FirstID, launcher.RangeSize), fmt.Sprintf("0 <range> %d", launcher.RangeSize))
 	}
 	_, err := io.WriteString(w, text)

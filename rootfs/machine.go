@@ -7,8 +7,11 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
 	"sort"
+	"strconv"
 	"strings"
+	"sync"
 )
 
 // Machine is what the plans need to know of the host's files. Look reads it;
@@ -53,8 +56,68 @@ var (
 	procReadonly = []string{"bus", "fs", "irq", "sys", "sysrq-trigger"}
 )
 
-// Look reads the description of this host. etcNames is as in [Root].
-func Look(etcNames []string) (*Machine, error) { return look("/", etcNames) }
+// Look reads the description of this host. etcNames is as in [Root]. What it
+// returns is shared and may not be changed: it is read again when one of the
+// folders has changed that it was read from.
+func Look(etcNames []string) (*Machine, error) {
+	key := strings.Join(etcNames, "/") + fmt.Sprint(etcNames == nil)
+	stamp := foldersStamp()
+	looked.Lock()
+	defer looked.Unlock()
+	if l, ok := looked.at[key]; ok && l.stamp == stamp && slices.Equal(l.machine.Proc, procNames("/")) {
+		return l.machine, nil
+	}
+	m, err := look("/", etcNames)
+	if err != nil {
+		return nil, err
+	}
+	// A folder that changes in the moment of reading has a newer stamp next time.
+	if looked.at == nil || len(looked.at) > 100 {
+		looked.at = map[string]look1{}
+	}
+	looked.at[key] = look1{stamp, m}
+	return m, nil
+}
+
+var looked struct {
+	sync.Mutex
+	at map[string]look1
+}
+
+type look1 struct {
+	stamp   string
+	machine *Machine
+}
+
+// foldersStamp tells when the folders last changed that names are looked for in.
+func foldersStamp() string {
+	folders := []string{"/", "/etc", "/nix", "/gnu"}
+	for _, n := range EtcDenied() {
+		if d := path.Dir(n); d != "." && !slices.Contains(folders, "/etc/"+d) {
+			folders = append(folders, "/etc/"+d)
+		}
+	}
+	var b strings.Builder
+	for _, f := range folders {
+		if st, err := os.Stat(f); err == nil {
+			b.WriteString(strconv.FormatInt(st.ModTime().UnixNano(), 36))
+		}
+		b.WriteByte(' ')
+	}
+	return b.String()
+}
+
+func procNames(root string) []string {
+	var out []string
+	for _, list := range [][]string{procMasked, procReadonly} {
+		for _, n := range list {
+			if _, err := os.Lstat(root + "proc/" + n); err == nil {
+				out = append(out, n)
+			}
+		}
+	}
+	return out
+}
 
 func look(root string, etcNames []string) (*Machine, error) {
 	m := &Machine{Links: map[string]string{}}
@@ -85,11 +148,7 @@ func look(root string, etcNames []string) (*Machine, error) {
 	if err := m.lookEtc(filepath.Join(root, "etc"), etcNames); err != nil {
 		return nil, err
 	}
-	for _, n := range append(append([]string{}, procMasked...), procReadonly...) {
-		if _, err := os.Lstat(filepath.Join(root, "proc", n)); err == nil {
-			m.Proc = append(m.Proc, n)
-		}
-	}
+	m.Proc = procNames(strings.TrimSuffix(root, "/") + "/")
 	_, err := os.Stat(filepath.Join(root, "dev/mqueue"))
 	m.Mqueue = err == nil
 	return m, nil
@@ -97,12 +156,7 @@ func look(root string, etcNames []string) (*Machine, error) {
 
 // LookProc reads only what every root needs.
 func LookProc() *Machine {
-	m := &Machine{}
-	for _, n := range append(append([]string{}, procMasked...), procReadonly...) {
-		if _, err := os.Lstat("/proc/" + n); err == nil {
-			m.Proc = append(m.Proc, n)
-		}
-	}
+	m := &Machine{Proc: procNames("/")}
 	_, err := os.Stat("/dev/mqueue")
 	m.Mqueue = err == nil
 	return m

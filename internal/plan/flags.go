@@ -81,9 +81,18 @@ var (
 	}
 )
 
-func names(table []flagName, v uint64) string {
+// names prints flags by their names, when it is asked to.
+func names(table []flagName, v uint64) fmt.Stringer { return flagText{table, v} }
+
+type flagText struct {
+	table []flagName
+	v     uint64
+}
+
+func (t flagText) String() string {
 	var out []string
-	for _, f := range table {
+	v := t.v
+	for _, f := range t.table {
 		if v&f.bit == f.bit {
 			out = append(out, f.name)
 			v &^= f.bit
