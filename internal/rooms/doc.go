@@ -1,0 +1,3 @@
+// Package rooms has no code: its test enforces the table of imports in
+// ARCHITECTURE.md.
+package rooms
