@@ -1,10 +1,18 @@
-# Gives the output of each package in what .ci/binaries writes to a test2json of
-# its own, one after another, so that the result is that of "go test -json".
-/^@@ package / {
-  if (to) close(to)
+# Between .ci/binaries and .ci/report: gives the output of each package to a
+# test2json of its own, one after another. The lines @@ pass to report as they
+# are: they tell which package comes and how it ended.
+/^@@ begin / {
+  print
+  fflush()
   to = "go tool test2json -t -p '" $3 "'"
+  next
+}
+/^@@ end / {
+  if (to) close(to)
+  to = ""
+  print
+  fflush()
   next
 }
 to { print | to }
 !to && NF { print }
-END { if (to) close(to) }

@@ -55,7 +55,14 @@ type stream struct {
 }
 
 func newProcess(r *running, j *Job) *Process {
-	return &Process{r: r, spec: j, done: make(chan struct{})}
+	// Its end, and launch: what fails before is no end.
+	return &Process{r: r, spec: j, done: make(chan struct{}), pending: 2}
+}
+
+// beMain makes the process one whose end is everybody's: Done waits for that too.
+func (p *Process) beMain() {
+	p.isMain = true
+	p.pending++
 }
 
 // prepare opens the job's descriptors and makes its plan.
@@ -75,23 +82,18 @@ func (p *Process) prepare(begun time.Time) (req *launcher.JobRequest, err error)
 	if err != nil {
 		return nil, &StartError{Phase: PhaseExec, Op: "encode", Err: err}
 	}
-	p.pending = 2 // its end, and launch: what fails early is no end
-	if p.isMain {
-		p.pending++
-	}
+	p.mu.Lock()
 	for _, s := range p.streams {
 		if s.out != nil {
 			p.pending++
 		}
 	}
+	p.mu.Unlock()
 	return &launcher.JobRequest{Plan: encoded, FDs: p.passed, OnExit: p.exited}, nil
 }
 
 // abort closes what prepare opened, for a job that will not be.
 func (p *Process) abort() {
-	if p == nil {
-		return
-	}
 	p.closePassed()
 	p.mu.Lock()
 	streams := p.streams

@@ -126,25 +126,23 @@ func (r *running) start(ctx context.Context, once bool) error {
 	}
 	hasMain := len(s.Job.Command) > 0
 	req.Quiet = hasMain
-	var job *launcher.JobRequest
+	req.OnEmpty = r.c.ended
 	if hasMain {
 		r.main = newProcess(r, &s.Job)
-		r.main.isMain = true
+		r.main.beMain()
 		req.OnEmpty = r.main.part
-		if job, err = r.main.prepare(r.begun); err != nil {
+	}
+	if r.init, err = l.Spawn(ctx, req); err != nil {
+		return launcherError(err)
+	}
+	if hasMain {
+		// While launcher and init work.
+		job, err := r.main.prepare(r.begun)
+		if err != nil {
 			return err
 		}
 		defer r.main.closePassed()
 		job.Main, job.Finish = true, once
-	}
-	if !hasMain {
-		req.OnEmpty = r.c.ended
-	}
-	if r.init, err = l.Spawn(ctx, req); err != nil {
-		r.main.abort()
-		return launcherError(err)
-	}
-	if hasMain {
 		if err := r.main.launch(ctx, r.init, job); err != nil {
 			return r.main.startError(ctx, r, err)
 		}

@@ -5,7 +5,9 @@
 //	go test -json ./... | report [-skips FILE] [-least N]
 //
 // It fails if a package failed, ended without a verdict, or if fewer than N
-// tests ran in one.
+// tests ran in one. Of test binaries that were run without go test, .ci/binaries
+// tells in lines of its own which package comes and how it ended; test2json,
+// which does not see their exit codes, is not believed there.
 package main
 
 import (
@@ -31,6 +33,7 @@ type pkg struct {
 	output  map[string]*strings.Builder // by test; of the package itself under ""
 	order   []string                    // of the keys, as they came
 	closing bool                        // its closing line has been printed
+	binary  bool                        // its end is told by a line "@@ end"
 	ran     int                         // tests and subtests that passed or failed
 }
 
@@ -86,8 +89,12 @@ func fatal(err error) {
 	os.Exit(2)
 }
 
-// line takes one line of input; what is no event is shown as it came.
+// line takes one line of input; what is neither an event nor a line of
+// .ci/binaries is shown as it came.
 func (r *reporter) line(line string) {
+	if strings.HasPrefix(line, "@@ ") && r.binary(strings.Fields(line)[1:]) {
+		return
+	}
 	var e event
 	if !strings.HasPrefix(line, "{") || json.Unmarshal([]byte(line), &e) != nil {
 		fmt.Print(line)
@@ -104,11 +111,7 @@ func (r *reporter) line(line string) {
 	if e.Package == "" {
 		return
 	}
-	p := r.open[e.Package]
-	if p == nil {
-		p = &pkg{output: map[string]*strings.Builder{}}
-		r.open[e.Package] = p
-	}
+	p := r.pkg(e.Package)
 	switch e.Action {
 	case "output":
 		if e.Test == "" && closing(e.Output) {
@@ -118,12 +121,43 @@ func (r *reporter) line(line string) {
 		}
 		p.write(e.Test, e.Output)
 	case "pass", "fail", "skip":
-		if e.Test == "" {
-			r.endPackage(e.Package, p, e.Action)
-			return
+		switch {
+		case e.Test != "":
+			r.endTest(e, p)
+		case !p.binary:
+			r.endPackage(e.Package, p, e.Action != "fail")
 		}
-		r.endTest(e, p)
 	}
+}
+
+// binary takes "begin PACKAGE" and "end PACKAGE CODE SECONDS".
+func (r *reporter) binary(words []string) bool {
+	switch {
+	case len(words) == 2 && words[0] == "begin":
+		r.pkg(words[1]).binary = true
+	case len(words) == 4 && words[0] == "end":
+		p, verdict := r.pkg(words[1]), "ok  "
+		if words[2] != "0" {
+			verdict = "FAIL"
+			p.write("", "exit status "+words[2]+"\n")
+		}
+		p.closing = true
+		r.endPackage(words[1], p, words[2] == "0")
+		fmt.Printf("%s\t%s\t%ss\n", verdict, words[1], words[3])
+	default:
+		return false
+	}
+	return true
+}
+
+// pkg is the package of that name, open from now on.
+func (r *reporter) pkg(name string) *pkg {
+	p := r.open[name]
+	if p == nil {
+		p = &pkg{output: map[string]*strings.Builder{}}
+		r.open[name] = p
+	}
+	return p
 }
 
 // closing tells whether go test ends a package with this line.
@@ -149,16 +183,19 @@ func (r *reporter) endTest(e event, p *pkg) {
 		fmt.Print(text)
 	case "skip":
 		r.skipped++
-		if r.skips != nil {
-			fmt.Fprintf(r.skips, "%s\t%s\t%s\n", e.Package, e.Test, reason(text))
+		if r.skips == nil {
+			return
+		}
+		if _, err := fmt.Fprintf(r.skips, "%s\t%s\t%s\n", e.Package, e.Test, reason(text)); err != nil {
+			fatal(err)
 		}
 	}
 }
 
-func (r *reporter) endPackage(name string, p *pkg, action string) {
+func (r *reporter) endPackage(name string, p *pkg, ok bool) {
 	delete(r.open, name)
 	switch {
-	case action == "fail":
+	case !ok:
 		r.bad = true
 		p.print()
 		if !p.closing {

@@ -13,6 +13,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -32,10 +33,10 @@ const (
 )
 
 func main() {
-	// The first of them ends the container, and with it the wait below.
+	// The first ends the container; a second this program, and the launcher the rest.
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop)
 	code, err := run(ctx, os.Args[1:])
-	stop()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 	}
@@ -125,7 +126,8 @@ func probe(ctx context.Context, opts []container.Option) error {
 type request struct {
 	flags          *flag.FlagSet
 	opts           []container.Option
-	memory, both   int64 // Docker's --memory and --memory-swap, which is their sum
+	network        container.Option // nil for none, as it is without
+	memory, both   int64            // Docker's --memory and --memory-swap, which is the sum with swap
 	explain, probe bool
 	result         string
 }
@@ -143,8 +145,7 @@ func (r *request) add(names, usage string, option func(value string) (container.
 
 func (r *request) define() {
 	f := r.flags
-	f.SetOutput(os.Stdout)
-	f.Usage = func() {} // parse prints it where it was asked for
+	f.SetOutput(io.Discard) // main prints what is wrong, parse what --help asks for
 	f.BoolVar(&r.explain, "explain", false, "print what would be done, and do nothing")
 	f.BoolVar(&r.probe, "probe", false, "print whether this host can do it, and run nothing")
 	f.StringVar(&r.result, "result", "", "write the result to the new `FILE`, as JSON")
@@ -158,22 +159,14 @@ func (r *request) define() {
 	r.add("workdir w", "run in the folder `DIR`", func(v string) (container.Option, error) { return container.WithDir(v), nil })
 	r.add("env e", "set `K=V`; repeatable", func(v string) (container.Option, error) { return container.WithEnv(v), nil })
 	r.add("hostname", "the container's `NAME` for itself", func(v string) (container.Option, error) { return container.WithHostname(v), nil })
-	r.add("network", "`none` or host", network)
+	f.Func("network", "`none` or host", r.setNetwork)
 	r.add("cap-add", "give the capability `CAP`, or ALL; repeatable", capability)
 	r.add("ulimit", "set the limit `name=soft[:hard]` of setrlimit(2), -1 is none; repeatable", ulimit)
 	r.add("time-limit", "kill the program after `DUR`, as 1.5s", parsed(time.ParseDuration, container.WithTimeLimit))
 	r.add("cpus", "cap processor time at `N` processors", parsed(float, container.WithCPULimit))
 	r.add("cpuset-cpus", "use the processors `LIST` alone", func(v string) (container.Option, error) { return container.WithCPUSet(v), nil })
 	r.add("pids-limit", "cap processes and threads at `N`", parsed(integer, container.WithPidsLimit))
-	f.Func("memory", "cap memory at `N` bytes, with k, m or g", func(v string) (err error) {
-		r.memory, err = size(v)
-		r.opts = append(r.opts, container.WithMemoryLimit(r.memory))
-		return err
-	})
-	f.Func("memory-swap", "cap memory and swap together at `N` bytes", func(v string) (err error) {
-		r.both, err = size(v)
-		return err
-	})
+	r.defineMemory()
 	later := func(string) error { return errors.New("not in this version") }
 	for _, name := range []string{"device", "device-write-bps", "dns", "pid", "publish", "sysctl"} {
 		f.Func(name, "not in this version", later)
@@ -185,15 +178,16 @@ func (r *request) parse(args []string) error {
 	if err := r.flags.Parse(args); err != nil {
 		if errors.Is(err, flag.ErrHelp) {
 			fmt.Println("usage: run [flags] -- command args…")
+			r.flags.SetOutput(os.Stdout)
 			r.flags.PrintDefaults()
 		}
 		return err
 	}
-	if r.both != 0 {
-		if r.memory == 0 || r.both < r.memory {
-			return errors.New("--memory-swap is the sum of memory and swap: it needs a --memory that is not above it")
-		}
-		r.opts = append(r.opts, container.WithSwapLimit(r.both-r.memory))
+	if r.network != nil {
+		r.opts = append(r.opts, r.network)
+	}
+	if err := r.checkMemory(); err != nil {
+		return err
 	}
 	if command := r.flags.Args(); len(command) > 0 {
 		r.opts = append(r.opts, container.WithCommand(command[0], command[1:]...),

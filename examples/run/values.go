@@ -96,14 +96,17 @@ func user(v string) (container.Option, error) {
 	return container.WithUser(uint32(uid), uint32(gid)), nil
 }
 
-func network(v string) (container.Option, error) {
+// setNetwork keeps the last of several: a door that one opened, the next closes.
+func (r *request) setNetwork(v string) error {
 	switch v {
 	case "none":
-		return nil, nil // as it is without
+		r.network = nil
 	case "host":
-		return container.WithHostNamespace(namespace.Network), nil
+		r.network = container.WithHostNamespace(namespace.Network)
+	default:
+		return errors.New("none and host are in this version")
 	}
-	return nil, errors.New("none and host are in this version")
+	return nil
 }
 
 func capability(v string) (container.Option, error) {
@@ -139,4 +142,29 @@ func limit(v string) (uint64, error) {
 		return 0, fmt.Errorf("%q is not a limit: a number, or -1 for none", v)
 	}
 	return n, nil
+}
+
+// defineMemory defines Docker's two flags, of which the second is a sum.
+func (r *request) defineMemory() {
+	f := r.flags
+	f.Func("memory", "cap memory at `N` bytes, with k, m or g", func(v string) (err error) {
+		r.memory, err = size(v)
+		r.opts = append(r.opts, container.WithMemoryLimit(r.memory))
+		return err
+	})
+	f.Func("memory-swap", "cap memory and swap together at `N` bytes", func(v string) (err error) {
+		r.both, err = size(v)
+		return err
+	})
+}
+
+func (r *request) checkMemory() error {
+	if r.both == 0 {
+		return nil
+	}
+	if r.memory == 0 || r.both < r.memory {
+		return errors.New("--memory-swap is the sum of memory and swap: it needs a --memory that is not above it")
+	}
+	r.opts = append(r.opts, container.WithSwapLimit(r.both-r.memory))
+	return nil
 }

@@ -1,0 +1,333 @@
+//go:build linux
+
+package container_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"go/ast"
+	"go/format"
+	"go/parser"
+	"go/token"
+	"io"
+	"log"
+	"os"
+	"path"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/inlay-dev/inlay/container"
+	"github.com/inlay-dev/inlay/rootfs"
+)
+
+// The README's program.
+func Example() {
+	res, err := container.Run(context.Background(),
+		container.WithCommand("sh", "-c", "echo $((6*7)); sleep 60"),
+		container.WithTimeLimit(500*time.Millisecond),
+		container.WithStdout(os.Stdout),
+	)
+	if err != nil {
+		log.Fatal(err) // it could not be run
+	}
+	fmt.Println(res.Status) // time_limit: why the job ended
+
+	// Output:
+	// 42
+	// time_limit
+}
+
+// A program, its input and its output.
+func ExampleRun() {
+	var out strings.Builder
+	res, err := container.Run(context.Background(),
+		container.WithCommand("tr", "a-z", "A-Z"),
+		container.WithStdin(strings.NewReader("hello\n")),
+		container.WithStdout(&out),
+	)
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Print(out.String())
+	fmt.Println(res.Success(), res.StdoutBytes)
+
+	// Output:
+	// HELLO
+	// true 6
+}
+
+// A job that fails is no error: whoever wants one asks the Result.
+func ExampleResult_Err() {
+	res, err := container.Run(context.Background(), container.WithCommand("sh", "-c", "exit 3"))
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(res.Status, res.ExitCode)
+	var exit *container.ExitError
+	fmt.Println(errors.As(res.Err(), &exit), res.Err())
+
+	// Output:
+	// exited 3
+	// true exit status 3
+}
+
+// The end of the context ends the job, and is what its error matches.
+func ExampleRun_cancel() {
+	ctx, cancel := context.WithTimeout(context.Background(), 200*time.Millisecond)
+	defer cancel()
+	res, err := container.Run(ctx, container.WithCommand("sleep", "60"))
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(res.Status, errors.Is(res.Err(), context.DeadlineExceeded))
+
+	// Output:
+	// canceled true
+}
+
+// Jobs in one container share its files and its processes.
+func ExampleContainer_Exec() {
+	ctx := context.Background()
+	c, err := container.New() // no command: it waits for Exec
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer c.Close() //nolint:errcheck // an example
+	if err := c.Start(ctx); err != nil {
+		log.Fatal(err)
+	}
+	for _, line := range []string{"echo kept > /tmp/file", "cat /tmp/file", "exit 7"} {
+		p, err := c.Exec(ctx, container.WithCommand("sh", "-c", line), container.WithStdout(os.Stdout))
+		if err != nil {
+			log.Fatal(err)
+		}
+		res, err := p.Wait(ctx)
+		if err != nil {
+			log.Fatal(err)
+		}
+		fmt.Println(res.Status, res.ExitCode)
+	}
+
+	// Output:
+	// exited 0
+	// kept
+	// exited 0
+	// exited 7
+}
+
+// Stop asks the job to end, and would kill it after the grace.
+func ExampleContainer_Stop() {
+	ctx := context.Background()
+	r, w, err := os.Pipe()
+	if err != nil {
+		log.Fatal(err)
+	}
+	c, err := container.New(
+		container.WithCommand("sh", "-c", "trap 'exit 5' TERM; echo ready; while :; do :; done"),
+		container.WithStdout(w),
+		container.WithStopGrace(time.Minute),
+	)
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer c.Close() //nolint:errcheck // an example
+	if err := c.Start(ctx); err != nil {
+		log.Fatal(err)
+	}
+	ready := make([]byte, len("ready"))
+	if _, err := io.ReadFull(r, ready); err != nil { // the trap is set
+		log.Fatal(err)
+	}
+	fmt.Println(c.State(), string(ready))
+	if err := c.Stop(ctx); err != nil {
+		log.Fatal(err)
+	}
+	res, err := c.Wait(ctx)
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(c.State(), res.Status, res.ExitCode)
+
+	// Output:
+	// running ready
+	// stopped exited 5
+}
+
+// Files are written, and memory file systems made, before the job begins.
+func ExampleWithFile() {
+	_, err := container.Run(context.Background(),
+		container.WithFile("/job/greeting", []byte("hello from the host\n"), 0o644),
+		container.WithMounts(rootfs.Tmpfs("/scratch", rootfs.Size(1<<20))),
+		container.WithDir("/scratch"),
+		container.WithCommand("sh", "-c", "cp /job/greeting copy && cat copy"),
+		container.WithStdout(os.Stdout),
+	)
+	if err != nil {
+		log.Fatal(err)
+	}
+
+	// Output:
+	// hello from the host
+}
+
+// New reports every fault at once, before anything runs.
+func ExampleOptionError() {
+	_, err := container.New(
+		container.WithCommand("true"),
+		container.WithMemoryLimit(-1),
+		container.WithTimeLimit(-2*time.Second),
+	)
+	fmt.Println(err)
+
+	// Output:
+	// inlay: WithMemoryLimit(-1): below 1048576 bytes
+	// inlay: WithTimeLimit(-2s): not above zero
+}
+
+// What keeps a command from running is told in words, and found by errors.Is.
+func ExampleStartError() {
+	_, err := container.Run(context.Background(), container.WithCommand("no-such-command"))
+	fmt.Println(errors.Is(err, container.ErrNotFound))
+	var start *container.StartError
+	if errors.As(err, &start) {
+		fmt.Println(start.Phase, start.Op, start.Path)
+	}
+
+	// Output:
+	// true
+	// exec execve no-such-command
+}
+
+// A limit that cannot be enforced is an error, unless it was called optional.
+func ExampleOptional() {
+	limit := container.WithMemoryLimit(64 * container.MiB)
+	_, err := container.Run(context.Background(), container.WithCommand("true"), limit)
+	var lacking *container.LimitError
+	fmt.Println(errors.As(err, &lacking), errors.Is(err, errors.ErrUnsupported))
+
+	res, err := container.Run(context.Background(), container.WithCommand("true"), container.Optional(limit))
+	if err != nil {
+		log.Fatal(err)
+	}
+	for _, d := range res.Dropped {
+		if d.Option == "WithMemoryLimit" {
+			fmt.Println(res.Status, "without", d.Option)
+		}
+	}
+
+	// Output:
+	// true true
+	// exited without WithMemoryLimit
+}
+
+// A request can be stored, and be made a container of later.
+func ExampleFromSpec() {
+	c, err := container.New(container.WithID("job-1"), container.WithCommand("true"), container.WithTimeLimit(time.Second))
+	if err != nil {
+		log.Fatal(err)
+	}
+	stored, err := json.Marshal(c.Spec())
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(string(stored))
+
+	var spec container.Spec
+	if err := json.Unmarshal(stored, &spec); err != nil {
+		log.Fatal(err)
+	}
+	again, err := container.FromSpec(spec)
+	fmt.Println(again, err)
+
+	// Output:
+	// {"id":"job-1","job":{"command":["true"],"time_limit_ns":1000000000}}
+	// container job-1 (created) <nil>
+}
+
+// Every option prints what it stands for.
+func ExampleOptions() {
+	small := container.Options(
+		container.WithTimeLimit(time.Second),
+		container.WithRlimit("nofile", 64, 64),
+	)
+	fmt.Println(small)
+
+	// Output:
+	// WithTimeLimit(1s), WithRlimit("nofile", 64, 64)
+}
+
+// The README's program is the Example, and imports what it needs.
+func TestReadmeIsTheExample(t *testing.T) {
+	text, err := os.ReadFile("../README.md")
+	if errors.Is(err, os.ErrNotExist) {
+		t.Skip("needs the sources: ../README.md is not here")
+	}
+	require.NoError(t, err)
+	_, rest, found := strings.Cut(string(text), "\n```go\n")
+	require.True(t, found, "no Go program in the README")
+	program, _, found := strings.Cut(rest, "\n```\n")
+	require.True(t, found)
+	formatted, err := format.Source([]byte(program + "\n"))
+	require.NoError(t, err)
+	require.Equal(t, program+"\n", string(formatted), "gofmt")
+
+	readme := parse(t, "README.md", program)
+	source, err := os.ReadFile("example_test.go")
+	require.NoError(t, err)
+	example := parse(t, "example_test.go", string(source))
+	require.Equal(t, "main", readme.file.Name.Name)
+	require.Equal(t, example.body(t, "Example"), readme.body(t, "main"))
+
+	used := map[string]bool{}
+	ast.Inspect(readme.file, func(n ast.Node) bool {
+		if s, ok := n.(*ast.SelectorExpr); ok {
+			if x, ok := s.X.(*ast.Ident); ok && x.Name != "res" {
+				used[x.Name] = true
+			}
+		}
+		return true
+	})
+	imported := map[string]bool{}
+	for _, i := range readme.file.Imports {
+		name, err := strconv.Unquote(i.Path.Value)
+		require.NoError(t, err)
+		imported[path.Base(name)] = true
+	}
+	require.Equal(t, used, imported)
+}
+
+// parsed is a Go file and its text.
+type parsed struct {
+	files *token.FileSet
+	file  *ast.File
+	text  string
+}
+
+func parse(t *testing.T, name, text string) parsed {
+	t.Helper()
+	p := parsed{files: token.NewFileSet(), text: text}
+	var err error
+	p.file, err = parser.ParseFile(p.files, name, text, parser.ParseComments)
+	require.NoError(t, err)
+	return p
+}
+
+// body is the text of a function's body, up to the Output of an Example.
+func (p parsed) body(t *testing.T, name string) string {
+	t.Helper()
+	for _, d := range p.file.Decls {
+		if f, ok := d.(*ast.FuncDecl); ok && f.Recv == nil && f.Name.Name == name {
+			text := p.text[p.files.Position(f.Body.Lbrace).Offset+1 : p.files.Position(f.Body.Rbrace).Offset]
+			text, _, _ = strings.Cut(text, "// Output:")
+			return strings.TrimSpace(text)
+		}
+	}
+	require.Fail(t, "no function "+name)
+	return ""
+}
