@@ -243,10 +243,14 @@ func compileJob(s *Spec, j *Job, h *host, io stdio, builder newBuilder) *plan.Pl
 		b.Setgroups(j.Groups)
 	}
 	b.Prctl(prSetKeepCaps, "PR_SET_KEEPCAPS", 1)
+	// Where fs.suid_dumpable is set, a change of ids opens the memory, and until
+	// execve it is init's.
 	b.Setresgid(j.gid())
 	b.Hint("", "the group must be mapped: see WithUser and WithIDMaps")
+	b.Prctl(prSetDumpable, "PR_SET_DUMPABLE", 0)
 	b.Setresuid(j.uid())
 	b.Hint("", "the user must be mapped: see WithUser and WithIDMaps")
+	b.Prctl(prSetDumpable, "PR_SET_DUMPABLE", 0)
 	b.Prctl(prSetKeepCaps, "PR_SET_KEEPCAPS", 0)
 	security.SetCapabilities(b, keep)
 	dir := j.Dir
@@ -258,7 +262,9 @@ func compileJob(s *Spec, j *Job, h *host, io stdio, builder newBuilder) *plan.Pl
 	// Not by a descriptor that somebody left open: CVE-2024-21626.
 	b.Inside(dir)
 	b.Prctl(prSetNoNewPrivs, "PR_SET_NO_NEW_PRIVS", 1, 0, 0, 0)
-	if j.uid() == h.initUID {
+	if j.uid() == h.initUID || keep != 0 {
+		// With init's id, or the means to get it (CAP_SETUID) or not to need it
+		// (CAP_SYS_RESOURCE), the job could set init's limits.
 		security.ForbidForeignPrlimit(b, h.arch)
 	}
 	b.UnblockSignals()

@@ -23,8 +23,8 @@ func madeUp(arch plan.Arch) *host {
 			Links: map[string]string{"bin": "usr/bin", "lib": "usr/lib"}, Folders: []string{"usr", "nix/store"}, HasEtc: true,
 			Etc: []rootfs.EtcEntry{
 				{Name: "group"}, {Name: "hostname"}, {Name: "hosts"}, {Name: "nsswitch.conf"}, {Name: "passwd"},
-				{Name: "resolv.conf", Kind: rootfs.Link, Link: "/run/systemd/resolve/stub-resolv.conf"},
-				{Name: "shadow"}, {Name: "ssh", Kind: rootfs.Folder}, {Name: "ssl/private", Kind: rootfs.Folder},
+				{Name: "resolv.conf"},
+				{Name: "shadow"}, {Name: "ssh", Folder: true}, {Name: "ssl/private", Folder: true},
 			},
 			Proc: []string{"acpi", "kcore", "bus", "sys"}, Mqueue: true,
 		},

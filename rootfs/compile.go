@@ -53,7 +53,6 @@ var procFolders = []string{"acpi", "asound", "scsi"}
 // Compile emits all steps, up to the pivot_root(2).
 func (b *Build) Compile() {
 	host := b.Root.Type == "host"
-	b.Shape.Propagation("/", plan.MSRec|plan.MSPrivate)
 	if host {
 		b.hostRoot()
 	} else {
@@ -68,9 +67,6 @@ func (b *Build) Compile() {
 	if host || !b.Root.Writable {
 		b.memory("run", DefaultTmpfsSize/16, 8192, 0o755)
 		b.memory("tmp", DefaultTmpfsSize, DefaultTmpfsInodes, 0o1777)
-	}
-	if host {
-		b.etcLinks()
 	}
 	for _, m := range b.Mounts {
 		b.mount(m)
@@ -121,7 +117,8 @@ func (b *Build) tree(source string, attrs uint64, hint string) plan.Reg {
 	p := b.Prepare
 	t := p.OpenTree(plan.CWD, source, plan.OpenTreeClone|plan.ATRecursive, "tree of "+source)
 	p.Hint(source, hint)
-	p.MountSetattr(t, plan.ATRecursive, attrs, source)
+	// Private at once: no mount that is made on the host later may spread here.
+	p.MountSetattr(t, plan.ATRecursive, attrs, plan.MSPrivate, source)
 	p.Hint(source, "")
 	return t
 }
@@ -176,15 +173,13 @@ func (b *Build) etc() {
 		case isEtcFile(e.Name):
 		case !b.wholeEtc():
 			t := b.tree("/etc/"+e.Name, basicAttrs|plan.AttrReadOnly, "")
-			b.placeholder("etc/"+e.Name, e.Kind == Folder)
+			b.placeholder("etc/"+e.Name, e.Folder)
 			c.MoveMount(t, b.root, "etc/"+e.Name, 0)
 			c.Hint("/etc/"+e.Name, "")
-		case e.Kind == Folder:
-			b.cover(c, "run/none", e)
-		case e.Kind == Link && strings.HasPrefix(e.Link, "/run/"):
-			// Denied, and it leads to a /run that is empty.
+		case e.Folder:
+			b.cover(c, "run/none", e.Name)
 		default:
-			b.cover(c, "run/etc/.denied", e)
+			b.cover(c, "run/etc/.denied", e.Name)
 		}
 	}
 }
@@ -202,55 +197,31 @@ func (b *Build) etcFiles() {
 	if b.wholeEtc() {
 		dir = "run/etc/"
 	}
-	there := map[string]EtcEntry{}
-	for _, e := range b.Machine.Etc {
-		there[e.Name] = e
-	}
 	for _, f := range etcFiles(b.Identity) {
-		e, ok := there[f.Path]
-		if b.wholeEtc() && (!ok || e.Kind == Link && strings.HasPrefix(e.Link, "/run/")) {
-			continue // not on this host; or written later, where the link leads: see etcLinks
+		if b.wholeEtc() && !slices.ContainsFunc(b.Machine.Etc, func(e EtcEntry) bool { return e.Name == f.Path }) {
+			continue // not on this host: nothing to cover
 		}
 		b.write(b.root, dir+f.Path, f.Data, f.Mode)
 		if b.wholeEtc() {
-			b.cover(b.Child, dir+f.Path, e)
+			b.cover(b.Child, dir+f.Path, f.Path)
 		}
 	}
 }
 
 // cover binds a file or folder of the root's own over one in /etc. What covers
 // lies in /run, which disappears below the memory file system that comes there.
-func (b *Build) cover(c *plan.Builder, source string, e EtcEntry) {
+// The last name of a path is never followed, so a link is covered itself.
+func (b *Build) cover(c *plan.Builder, source, name string) {
 	t := c.OpenTree(b.root, source, plan.OpenTreeClone, "cover")
-	target := "etc/" + e.Name
-	if e.Kind != Link && !strings.Contains(e.Name, "/") {
-		// The last name of a path is never followed, so this covers the entry itself.
+	target := "etc/" + name
+	if dir := path.Dir(name); dir != "." {
+		at := c.Openat2(b.root, "etc/"+dir, plan.OPATH|plan.ODIRECTORY|plan.OCLOEXEC, 0, resolve, "etc/"+dir)
+		c.Hint("/etc/"+dir, "")
+		c.MoveMount(t, at.At(), path.Base(name), 0)
+	} else {
 		c.MoveMount(t, b.root, target, 0)
-		c.Hint("/"+target, "")
-		return
 	}
-	at := c.Openat2(b.root, target, plan.OPATH|plan.OCLOEXEC, 0, resolve, target)
 	c.Hint("/"+target, "")
-	c.MoveMount(t, at.At(), "", plan.MoveToEmpty)
-	c.Hint("/"+target, "")
-}
-
-// etcLinks writes those of our files in /etc that the host has as links into
-// /run (systemd-resolved's resolv.conf).
-func (b *Build) etcLinks() {
-	if b.Root.EtcNames != nil {
-		return
-	}
-	for _, e := range b.Machine.Etc {
-		if e.Kind != Link || !strings.HasPrefix(e.Link, "/run/") {
-			continue
-		}
-		for _, f := range etcFiles(b.Identity) {
-			if f.Path == e.Name {
-				b.file(File{Path: e.Link, Data: f.Data, Mode: f.Mode})
-			}
-		}
-	}
 }
 
 // dirRoot makes a folder of the host the root.
@@ -296,7 +267,7 @@ func (b *Build) maskProc(proc plan.Dir) {
 		switch {
 		case slices.Contains(procReadonly, n):
 			t = c.OpenTree(proc, n, plan.OpenTreeClone, "proc/"+n)
-			c.MountSetattr(t, 0, plan.AttrReadOnly|plan.AttrNoSuid|plan.AttrNoDev|plan.AttrNoExec, "/proc/"+n)
+			c.MountSetattr(t, 0, plan.AttrReadOnly|plan.AttrNoSuid|plan.AttrNoDev|plan.AttrNoExec, 0, "/proc/"+n)
 		case slices.Contains(procFolders, n):
 			_, t = tmpfs(c, "mask", 4096, 2, 0o555, basicAttrs|plan.AttrReadOnly|plan.AttrNoExec)
 		default:
@@ -353,7 +324,7 @@ func (b *Build) devMounts() {
 		mq := c.Fsmount(fs, basicAttrs|plan.AttrNoExec, "/dev/mqueue", "mqueue")
 		c.MoveMount(mq, dev, "mqueue", 0)
 	}
-	c.MountSetattr(b.devM, 0, plan.AttrReadOnly, "/dev")
+	c.MountSetattr(b.devM, 0, plan.AttrReadOnly, 0, "/dev")
 }
 
 // mount makes one of the mounts that were asked for.
@@ -447,4 +418,7 @@ func (b *Build) pivot() {
 	c.Hint("/", "on a host whose root is an initramfs pivot_root(2) is refused")
 	c.Umount2(".", plan.UmountDetach)
 	c.Chdir("/")
+	// The launcher's mounts are slaves of the host's, and so are copies of single
+	// files; from here on the host's mounts are no concern of theirs.
+	c.Propagation("/", plan.MSRec|plan.MSPrivate)
 }

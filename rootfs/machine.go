@@ -28,20 +28,10 @@ type Machine struct {
 // EtcEntry is one name in the host's /etc.
 type EtcEntry struct {
 	Name string
-	Kind Kind
-	Link string // where a link leads
+	// Folder tells that it is one. A link that is covered counts as what it is
+	// itself, one that was picked as what it leads to.
+	Folder bool
 }
-
-// Kind is the kind of a file.
-type Kind int
-
-// The kinds of files that plans distinguish.
-const (
-	Regular Kind = iota
-	Folder
-	Link
-	Other
-)
 
 // shown are the folders of the host that Host shows, where they are there.
 var shown = []string{"usr", "nix/store", "gnu/store"}
@@ -181,38 +171,40 @@ func (m *Machine) lookEtc(etc string, picked []string) error {
 		}
 	}
 	for n := range names {
-		e := EtcEntry{Name: n}
-		st, err := os.Lstat(filepath.Join(etc, n))
+		stat := os.Lstat
+		if slices.Contains(picked, n) {
+			stat = os.Stat
+		}
+		st, err := stat(filepath.Join(etc, n))
 		if err != nil {
 			if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) {
 				continue // not there, or not for this user
 			}
 			return err
 		}
-		switch {
-		case st.Mode().IsRegular():
-			e.Kind = Regular
-		case st.IsDir():
-			e.Kind = Folder
-		case st.Mode()&fs.ModeSymlink != 0:
-			e.Kind = Link
-			if e.Link, err = os.Readlink(filepath.Join(etc, n)); err != nil {
-				return err
-			}
-			// Where the link is followed, what counts is the thing behind it.
-			if behind, err := os.Stat(filepath.Join(etc, n)); err != nil {
-				e.Link = path.Join("/etc", path.Dir(n), e.Link)
-				if !strings.HasPrefix(e.Link, "/run/") {
-					continue // it leads nowhere
-				}
-			} else if behind.IsDir() {
-				e.Kind = Folder
-			}
-		default:
-			e.Kind = Other
+		if path.Dir(n) != "." && !insideShown(filepath.Dir(filepath.Join(etc, n)), etc) {
+			continue // its folder is a link to where the container has nothing
 		}
+		e := EtcEntry{Name: n, Folder: st.IsDir()}
 		m.Etc = append(m.Etc, e)
 	}
 	sort.Slice(m.Etc, func(i, j int) bool { return m.Etc[i].Name < m.Etc[j].Name })
 	return nil
+}
+
+// insideShown tells whether a folder, all links followed, is one that Host shows.
+func insideShown(dir, etc string) bool {
+	real, err := filepath.EvalSymlinks(dir)
+	if err != nil {
+		return false
+	}
+	for _, f := range append([]string{etc}, shown...) {
+		if !filepath.IsAbs(f) {
+			f = filepath.Join(filepath.Dir(etc), f)
+		}
+		if real == f || strings.HasPrefix(real, f+"/") {
+			return true
+		}
+	}
+	return false
 }

@@ -31,6 +31,11 @@ type RootOption func(*Root)
 //
 // /etc/passwd, group, hosts, hostname, nsswitch.conf and resolv.conf are
 // replaced where the host has them.
+//
+// The rest of /etc is the host's own, not a copy: a denied or replaced name
+// that is put anew on the host while the container runs (a rename over it, as
+// vipw(8) does it) shows the new file until the container's end, as far as an
+// ordinary user may read it. Etc narrows the /etc to names that do not change.
 func Host(opts ...RootOption) Root {
 	r := Root{Type: "host"}
 	for _, o := range opts {

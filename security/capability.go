@@ -74,6 +74,7 @@ func SetCapabilities(b *plan.Builder, keep uint64) {
 	const capAmbient, ambientRaise, ambientClear = 47, 2, 4
 	b.Prctl(capAmbient, "PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL", ambientClear, 0, 0, 0)
 	b.Capset(keep, keep, keep)
+	b.Hint("", "without a user namespace of its own a job can have no capability that this program itself lacks")
 	for c := range capabilityCount {
 		if keep&(1<<uint(c)) != 0 {
 			b.Prctl(capAmbient, "PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE", ambientRaise, uint64(c), 0, 0)

@@ -3,8 +3,9 @@ package security
 import "github.com/inlay-dev/inlay/internal/plan"
 
 // ForbidForeignPrlimit emits a small seccomp filter: prlimit64(2) with a pid
-// other than 0 is answered EPERM. A job that shares its id with init could
-// otherwise set init's limits, and kill it by a forced SIGXCPU.
+// other than 0 is answered EPERM. A job that shares its id with init, or has
+// capabilities, could otherwise set init's limits, and kill it by a forced
+// SIGXCPU.
 func ForbidForeignPrlimit(b *plan.Builder, arch plan.Arch) {
 	// struct seccomp_data: nr at 0, arch at 4, args[0] at 16 (low), 20 (high).
 	const (

@@ -4,7 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"slices"
+	"strconv"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -108,6 +111,7 @@ type Job struct {
 	exit  *Exit
 
 	onExit func()
+	guard  *time.Timer // runs when the job's end is known and not yet reported
 }
 
 // Exit is how a job ended.
@@ -488,23 +492,85 @@ func (j *Job) started(a rawproc.Answer, pidfd int) {
 		return
 	}
 	close(j.Started)
-	// Init may be hindered from telling that the job ended (a job with too many
-	// rights froze it): its own pidfd tells too.
-	var once sync.Once
-	if err := j.init.l.watch().add(pidfd, func() {
-		once.Do(func() {
-			j.init.l.watch().remove(pidfd)
-			time.AfterFunc(time.Second, func() {
-				select {
-				case <-j.Exited:
-				default:
-					_ = j.init.Kill() // its end is the report
-				}
-			})
-		})
-	}); err != nil {
+	// Init may be hindered from telling that the job ended: its own pidfd tells too.
+	if err := j.init.l.watch().add(pidfd, j.ending); err != nil {
 		_ = j.init.Kill()
 	}
+}
+
+// How long init's report may come after the job's end: then a tracer that holds
+// it back is killed; and then init, whose end is the report.
+const (
+	reportTime = 100 * time.Millisecond
+	lostTime   = time.Second
+)
+
+// ending is called by the poller when the job has ended.
+func (j *Job) ending() {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.guard != nil || j.pidfd < 0 {
+		return
+	}
+	j.init.l.watch().remove(j.pidfd)
+	j.guard = time.AfterFunc(reportTime, func() {
+		j.release()
+		j.mu.Lock()
+		defer j.mu.Unlock()
+		if j.pidfd >= 0 {
+			j.guard = time.AfterFunc(lostTime, func() { _ = j.init.Kill() }) // dead already: that is the report
+		}
+	})
+}
+
+// release ends the process of the container that traces the job, if there is
+// one: the kernel tells nobody else of the end of a traced process before its
+// tracer has waited for it, or is gone. Where /proc does not tell, init is killed
+// in a second.
+func (j *Job) release() {
+	j.mu.Lock()
+	if j.pidfd < 0 {
+		j.mu.Unlock()
+		return
+	}
+	pid := procField(fmt.Sprintf("/proc/self/fdinfo/%d", j.pidfd), "Pid")
+	j.mu.Unlock()
+	if len(pid) != 1 {
+		return
+	}
+	tracer := procField("/proc/"+pid[0]+"/status", "TracerPid")
+	if len(tracer) != 1 || tracer[0] == "0" {
+		return
+	}
+	// Its id in each PID namespace, from the host's on: a tracer outside the
+	// container is the administrator's.
+	ids := procField("/proc/"+tracer[0]+"/status", "NSpid")
+	depth := len(procField(fmt.Sprintf("/proc/%d/status", j.init.PID()), "NSpid"))
+	if depth < 2 || len(ids) < depth {
+		return
+	}
+	inside, err := strconv.ParseUint(ids[depth-1], 10, 31)
+	if err != nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), lostTime)
+	defer cancel()
+	// A failure is answered by the end of init.
+	_ = j.init.request(ctx, rawproc.Header{Op: rawproc.OpKill, Register: uint32(inside)}, nil, nil)
+}
+
+// procField reads the values of one line of a file like /proc/PID/status.
+func procField(path, name string) []string {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return nil
+	}
+	for line := range strings.Lines(string(text)) {
+		if v, ok := strings.CutPrefix(line, name+":"); ok {
+			return strings.Fields(v)
+		}
+	}
+	return nil
 }
 
 // exited takes init's report. With init's mu held.
@@ -545,6 +611,9 @@ func (j *Job) end() {
 }
 
 func (j *Job) unwatch() {
+	if j.guard != nil {
+		j.guard.Stop()
+	}
 	if j.pidfd >= 0 {
 		j.init.l.watch().remove(j.pidfd)
 		_ = unix.Close(j.pidfd)

@@ -337,11 +337,16 @@ func (b *Builder) MoveMount(mount Reg, dir Dir, path string, flags uint64) {
 		mount.Arg(), b.str(""), dir.arg, b.str(path), Imm(flags))
 }
 
-// MountSetattr adds mount_setattr(2) on the mount itself.
-func (b *Builder) MountSetattr(mount Reg, flags, set uint64, path string) {
+// MountSetattr adds mount_setattr(2) on the mount itself; propagation is 0 or one
+// of MSPrivate and its kin.
+func (b *Builder) MountSetattr(mount Reg, flags, set, propagation uint64, path string) {
 	flags |= ATEmptyPath
-	b.add(callMountSetattr, b.text("mount_setattr(%s, \"\", %s, {attr_set=%s})", mount, names(treeFlags, flags), names(attrFlags, set)), path,
-		mount.Arg(), b.str(""), Imm(flags), b.words(set, 0, 0, 0), Imm(32))
+	shown := ""
+	if b.labels && propagation != 0 {
+		shown = b.text(", propagation=%s", names(mountFlags, propagation))
+	}
+	b.add(callMountSetattr, b.text("mount_setattr(%s, \"\", %s, {attr_set=%s%s})", mount, names(treeFlags, flags), names(attrFlags, set), shown), path,
+		mount.Arg(), b.str(""), Imm(flags), b.words(set, 0, propagation, 0), Imm(32))
 }
 
 // Propagation adds mount(2) that changes how mounts spread from here.

@@ -99,6 +99,10 @@ func (w *world) request() bool {
 		w.open(plans)
 	case OpKillAll:
 		w.empty(w.head.Flags)
+	case OpKill:
+		if w.head.Register > 1 {
+			call(syscall.SYS_KILL, uintptr(w.head.Register), sigKill, 0, 0, 0, 0)
+		}
 	}
 	w.unmap(mapped)
 	call(sysCloseRange, initSignal+1, 0xffffffff, 0, 0, 0, 0)

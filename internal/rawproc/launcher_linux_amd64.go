@@ -40,6 +40,7 @@ func serve(w *world) {
 	// Nothing but the control socket may live on: the Go runtime had an epoll
 	// and an eventfd, and the host's parent may have leaked more.
 	call(sysCloseRange, ControlFD+1, 0xffffffff, 0, 0, 0, 0)
+	w.plain()
 	w.mask = 1 << (sigChld - 1)
 	fd, errno := call(sysSignalfd4, ^uintptr(0), w.base()+unsafe.Offsetof(w.mask), 8, syscall.O_CLOEXEC|syscall.O_NONBLOCK, 0, 0)
 	if errno != 0 || fd != signalFD {
@@ -84,6 +85,27 @@ func serve(w *world) {
 			w.leave()
 		}
 	}
+}
+
+// plain leaves behind what a process inherits from the host program and a job
+// must not: signals that are ignored (CLONE_CLEAR_SIGHAND resets handlers
+// alone), a priority above the ordinary, an I/O priority, a personality.
+//
+//go:norace
+//go:nocheckptr
+func (w *world) plain() {
+	w.action = [4]uint64{} // SIG_DFL
+	for sig := uintptr(1); sig <= 64; sig++ {
+		// SIGKILL and SIGSTOP answer EINVAL: nothing can be set there.
+		call(syscall.SYS_RT_SIGACTION, sig, w.base()+unsafe.Offsetof(w.action), 0, 8, 0, 0)
+	}
+	// The system call answers 20 less the nice value.
+	if r, errno := call(syscall.SYS_GETPRIORITY, 0, 0, 0, 0, 0, 0); errno == 0 && r > 20 {
+		call(syscall.SYS_SETPRIORITY, 0, 0, 0, 0, 0, 0) // lowering it is always allowed
+	}
+	const whoProcess = 1
+	call(syscall.SYS_IOPRIO_SET, whoProcess, 0, 0, 0, 0, 0) // so is the ordinary class
+	call(syscall.SYS_PERSONALITY, 0, 0, 0, 0, 0, 0)
 }
 
 // ownNamespace waits until the host has written the launcher's id maps, and

@@ -41,6 +41,7 @@ type world struct {
 	pipe    [2]int32
 	path    [64]byte
 	how     [3]uint64
+	action  [4]uint64 // struct sigaction
 	byte    [8]byte
 	hostEnd bool
 	user    bool // the launcher made a user namespace

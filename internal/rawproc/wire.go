@@ -32,6 +32,7 @@ const (
 	OpSignal  = 18 // to the process group of a job
 	OpOpen    = 19 // a file below the root, for reading
 	OpKillAll = 20 // everything but init
+	OpKill    = 21 // the process whose id in the container Register holds
 )
 
 // Answers.

@@ -19,6 +19,14 @@ func init() {
 	if err := syscall.Chdir("/"); err != nil {
 		os.Exit(1)
 	}
+	// A service that is kept from the kernel's choice in want of memory does not
+	// keep its jobs from it.
+	const score = "/proc/self/oom_score_adj"
+	if text, err := os.ReadFile(score); err == nil && text[0] == '-' {
+		if err := os.WriteFile(score, []byte("0"), 0); err != nil {
+			os.Exit(1)
+		}
+	}
 	if _, err := rawproc.Launch(os.Args[1] == ArgUser); err != nil {
 		// One word: the errno. The host reads it as the answer.
 		code := 1
