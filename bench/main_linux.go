@@ -254,7 +254,6 @@ func hostSize() error {
 		return err
 	}
 	runtime.KeepAlive(heap)
-	heap = nil
 	runtime.GC()
 	again, err := measure()
 	if err != nil {

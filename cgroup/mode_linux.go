@@ -11,6 +11,7 @@ func Detect() Mode {
 		return Hybrid
 	case cgroups.Unified:
 		return V2
+	default:
+		return Unavailable
 	}
-	return Unavailable
 }

@@ -126,7 +126,7 @@ func compile(s *Spec, h *host, builder newBuilder) *plans {
 }
 
 // stdio is what the exec plan needs to know of a job's descriptors: the first
-// three and the extra files are registers 0, 1, 2, …
+// three and the extra files are registers from 0 on.
 type stdio struct {
 	count int
 	// chown tells for each whether init gives it to the job's user.

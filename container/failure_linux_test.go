@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -230,7 +231,7 @@ func launcherPID(t *testing.T) int {
 // new launcher.
 func TestLauncherDies(t *testing.T) {
 	containertest.Census(t)
-	for range rounds(10) {
+	for range rounds() {
 		c := start(t, container.WithCommand("sleep", "1000"))
 		idle := start(t)
 		require.NoError(t, unix.Kill(launcherPID(t), unix.SIGKILL))
@@ -246,21 +247,21 @@ func TestLauncherDies(t *testing.T) {
 	}
 }
 
-// rounds is how often a random test is repeated: 50 in CI, 300 to soak.
-func rounds(short int) int {
+// rounds is how often a random test is repeated: 10 times, 50 in CI, 300 to soak.
+func rounds() int {
 	switch {
 	case os.Getenv("INLAY_SOAK") != "":
 		return 300
 	case os.Getenv("INLAY_CI") != "":
 		return 50
 	}
-	return short
+	return 10
 }
 
 // Init dies at any moment of a start.
 func TestInitDies(t *testing.T) {
 	containertest.Census(t)
-	for range rounds(10) {
+	for range rounds() {
 		c := start(t, container.WithCommand("sleep", "1000"))
 		require.NoError(t, unix.Kill(c.PID(), unix.SIGKILL))
 		res, err := c.Wait(timeout(t))
@@ -274,7 +275,7 @@ func TestInitDies(t *testing.T) {
 // The launcher is killed while many containers start, run and end.
 func TestLauncherDiesAtAnyMoment(t *testing.T) {
 	containertest.Census(t)
-	for round := range rounds(10) {
+	for round := range rounds() {
 		pid := launcherPID(t)
 		results := make(chan error, 8)
 		for i := range 8 {
@@ -348,7 +349,7 @@ func TestHostDies(t *testing.T) {
 	containertest.Census(t)
 	_, err := container.Prune(timeout(t)) // what an earlier run left that was killed
 	require.NoError(t, err)
-	for round := range rounds(10) {
+	for round := range rounds() {
 		args := []string{}
 		if round%5 == 4 {
 			args = append(args, "exit")
@@ -439,7 +440,10 @@ func TestPrune(t *testing.T) {
 	require.NotEmpty(t, kids)
 	report, err := container.Prune(timeout(t))
 	require.NoError(t, err)
-	require.Empty(t, report.Removed, "its owner lives")
+	own := func(names []string) []string {
+		return slices.DeleteFunc(names, func(n string) bool { return !strings.Contains(n, "owner-"+strconv.Itoa(cmd.Process.Pid)+"-") })
+	}
+	require.Empty(t, own(report.Removed), "its owner lives")
 	require.NoError(t, unix.Kill(kids[0], unix.SIGSTOP)) // so that it cannot clean up
 	require.NoError(t, cmd.Process.Kill())
 	require.NoError(t, unix.Kill(kids[0], unix.SIGKILL))
@@ -452,9 +456,10 @@ func TestPrune(t *testing.T) {
 	closeAll(tree)
 	report, err = container.Prune(timeout(t))
 	require.NoError(t, err)
-	require.Len(t, report.Removed, 1)
-	require.Contains(t, report.Removed[0], "owner-"+strconv.Itoa(cmd.Process.Pid)+"-")
-	require.NoFileExists(t, report.Removed[0])
+	// Other programs, tests of other packages too, may leave something as well.
+	left := own(report.Removed)
+	require.Len(t, left, 1)
+	require.NoFileExists(t, left[0])
 }
 
 // os/exec beside containers is not disturbed, and no thread of this program

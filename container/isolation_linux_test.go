@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"os"
 	"os/exec"
@@ -487,7 +488,8 @@ var oddHost = register(oddHostName, func(args []string) int {
 		if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
 			return fail("unshare", err)
 		}
-		if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_SHARED, ""); err != nil {
+		// With one another, and not with the machine's.
+		if err := errors.Join(unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""), unix.Mount("", "/", "", unix.MS_REC|unix.MS_SHARED, "")); err != nil {
 			return fail("mount", err)
 		}
 	}
@@ -521,7 +523,7 @@ func runOddHost(args []string) int {
 			fmt.Println(err)
 			return 98
 		}
-		os.Stdout.Write(text)
+		fmt.Printf("%s", text)
 	}
 	mount := container.WithMounts(rootfs.Bind(exe, "/run/test", rootfs.ReadOnly()))
 	run := func(job ...container.JobOption) bool {
@@ -876,7 +878,7 @@ func TestIsolationForkBomb(t *testing.T) {
 			case <-timeout(t).Done():
 				require.FailNow(t, "no limit was met")
 			}
-			require.LessOrEqual(t, countBelow(c.PID()), 1025)
+			require.LessOrEqual(t, countStopped(t, c.PID()), 1025)
 			require.Equal(t, "alive\n", output(t, sh("echo alive")))
 			begun := time.Now()
 			require.NoError(t, c.Close())
@@ -897,13 +899,29 @@ type writerFunc func([]byte)
 
 func (f writerFunc) Write(b []byte) (int, error) { f(b); return len(b), nil }
 
-// countBelow is how many processes there are below one, itself among them.
-func countBelow(pid int) int {
-	n := 1
-	for _, c := range childrenOf(pid) {
-		n += countBelow(c)
+// countStopped is how many processes there are below one, itself among them. It
+// stops them first: what forks and ends meanwhile would be counted twice.
+func countStopped(t *testing.T, pid int) int {
+	t.Helper()
+	before := map[int]bool{}
+	for ctx := timeout(t); ; require.NoError(t, ctx.Err()) {
+		now := map[int]bool{}
+		var add func(int)
+		add = func(parent int) {
+			for _, c := range childrenOf(parent) {
+				if !now[c] {
+					now[c] = true
+					_ = unix.Kill(c, unix.SIGSTOP) // gone: then it does not fork
+					add(c)
+				}
+			}
+		}
+		add(pid)
+		if maps.Equal(before, now) {
+			return 1 + len(now)
+		}
+		before = now
 	}
-	return n
 }
 
 const etcHostName = "etc host"

@@ -22,9 +22,15 @@ func madeUp(arch plan.Arch) *host {
 		machine: &rootfs.Machine{
 			Links: map[string]string{"bin": "usr/bin", "lib": "usr/lib"}, Folders: []string{"usr", "nix/store"}, HasEtc: true,
 			Etc: []rootfs.EtcEntry{
-				{Name: "group"}, {Name: "hostname"}, {Name: "hosts"}, {Name: "nsswitch.conf"}, {Name: "passwd"},
+				{Name: "group"},
+				{Name: "hostname"},
+				{Name: "hosts"},
+				{Name: "nsswitch.conf"},
+				{Name: "passwd"},
 				{Name: "resolv.conf"},
-				{Name: "shadow"}, {Name: "ssh", Folder: true}, {Name: "ssl/private", Folder: true},
+				{Name: "shadow"},
+				{Name: "ssh", Folder: true},
+				{Name: "ssl/private", Folder: true},
 			},
 			Proc: []string{"acpi", "kcore", "bus", "sys"}, Mqueue: true,
 		},

@@ -677,7 +677,7 @@ func describe(err error) (detail, remedy string) {
 
 // flatten lists what errors.Join has joined.
 func flatten(err error) []error {
-	joined, ok := err.(interface{ Unwrap() []error }) //nolint:errorlint // errors.Join's own, not what an error wraps
+	joined, ok := err.(interface{ Unwrap() []error })
 	if !ok {
 		return []error{err}
 	}

@@ -155,7 +155,7 @@ func (p *Process) open() (stdio, error) {
 				return out, fail(option, err)
 			}
 			add(fd, false)
-		case isFile && !(shared && regular(f)):
+		case isFile && (!shared || !regular(f)):
 			fd, err := duplicate(f)
 			if err != nil {
 				return out, fail(option, err)

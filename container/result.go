@@ -155,15 +155,16 @@ func (r *Result) verdict() string {
 			s += " (core dumped)"
 		}
 		return s
+	default:
+		s := strings.ReplaceAll(r.Status.String(), "_", " ")
+		switch {
+		case r.cause != nil:
+			s += ": " + r.cause.Error()
+		case r.Reason != "":
+			s += ": " + r.Reason
+		}
+		return s
 	}
-	s := strings.ReplaceAll(r.Status.String(), "_", " ")
-	switch {
-	case r.cause != nil:
-		s += ": " + r.cause.Error()
-	case r.Reason != "":
-		s += ": " + r.Reason
-	}
-	return s
 }
 
 // String is one line for a log: the verdict and the main figures.

@@ -608,7 +608,7 @@ func TestCloseDuringStart(t *testing.T) {
 		if err := <-started; err == nil {
 			<-c.Done()
 		} else {
-			require.True(t, errors.Is(err, container.ErrClosed), "%v", err)
+			require.ErrorIs(t, err, container.ErrClosed)
 		}
 	}
 }

@@ -462,10 +462,18 @@ func (j *Job) unsupportedLimits() []string {
 		set    bool
 		option string
 	}{
-		{j.CPUTimeLimit != nil, "WithCPUTimeLimit"}, {j.IdleLimit != nil, "WithIdleLimit"}, {j.OutputLimit != nil, "WithOutputLimit"},
-		{l.Memory != nil, "WithMemoryLimit"}, {l.Swap != nil, "WithSwapLimit"}, {l.CPUs != nil, "WithCPULimit"},
-		{l.CPUWeight != nil, "WithCPUWeight"}, {l.CPUSet != nil, "WithCPUSet"}, {l.Pids != nil, "WithPidsLimit"},
-		{len(l.IO) > 0, "WithIOLimit"}, {l.IOWeight != nil, "WithIOWeight"}, {len(l.DeviceRules) > 0, "WithDeviceRules"},
+		{j.CPUTimeLimit != nil, "WithCPUTimeLimit"},
+		{j.IdleLimit != nil, "WithIdleLimit"},
+		{j.OutputLimit != nil, "WithOutputLimit"},
+		{l.Memory != nil, "WithMemoryLimit"},
+		{l.Swap != nil, "WithSwapLimit"},
+		{l.CPUs != nil, "WithCPULimit"},
+		{l.CPUWeight != nil, "WithCPUWeight"},
+		{l.CPUSet != nil, "WithCPUSet"},
+		{l.Pids != nil, "WithPidsLimit"},
+		{len(l.IO) > 0, "WithIOLimit"},
+		{l.IOWeight != nil, "WithIOWeight"},
+		{len(l.DeviceRules) > 0, "WithDeviceRules"},
 		{len(l.Unified) > 0, "WithResources"},
 	} {
 		if f.set {
@@ -617,13 +625,14 @@ func (c *Container) ended() {
 func (c *Container) started() (*running, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	switch {
-	case c.state == StateClosed:
+	switch c.state {
+	case StateClosed:
 		return nil, ErrClosed
-	case c.state == StateCreated:
+	case StateCreated:
 		return nil, ErrNotStarted
+	default:
+		return c.run, nil
 	}
-	return c.run, nil
 }
 
 // Wait waits for the end of the main job and the last of its output, and returns
@@ -714,23 +723,20 @@ func (c *Container) Stop(ctx context.Context) error {
 func (c *Container) Close() error {
 	c.mu.Lock()
 	r := c.run
-	switch c.state {
-	case StateClosed:
-		c.mu.Unlock()
-		if r != nil {
-			return r.release()
-		}
-		return nil
-	case StateCreated:
-		if r == nil {
+	if r == nil { // never started
+		if c.state != StateClosed {
 			c.state = StateClosed
 			c.doneErr = ErrClosed
 			close(c.done)
-			c.mu.Unlock()
-			return nil
 		}
+		c.mu.Unlock()
+		return nil
 	}
+	closed := c.state == StateClosed
 	c.mu.Unlock()
+	if closed {
+		return r.release()
+	}
 	// A start that is under way in another goroutine gives up first.
 	r.cancel(ErrClosed)
 	<-r.started
@@ -849,7 +855,7 @@ func (c *Container) runOnce(ctx context.Context) (res *Result, err error) {
 	if err := c.start(ctx, true); err != nil {
 		if ctx.Err() != nil && errors.Is(err, context.Cause(ctx)) {
 			now := time.Now()
-			return &Result{Status: Canceled, ExitCode: -1, Started: now, Finished: now, cause: context.Cause(ctx)}, nil
+			return &Result{Status: Canceled, ExitCode: -1, Signal: syscall.SIGKILL, Started: now, Finished: now, cause: context.Cause(ctx)}, nil
 		}
 		return nil, err
 	}

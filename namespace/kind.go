@@ -47,8 +47,9 @@ func (k Kind) File() string {
 		return "mnt"
 	case Network:
 		return "net"
+	default:
+		return string(k)
 	}
-	return string(k)
 }
 
 // Parse returns the kind of a name: of Kind's own, or of a file in /proc/PID/ns.

@@ -16,7 +16,7 @@ import (
 
 // program builds a host program in a module of its own inside this one, with
 // packages whose init tells that it ran.
-func program(t *testing.T, files map[string]string, flags ...string) string {
+func program(t *testing.T, files map[string]string) string {
 	t.Helper()
 	if !rawproc.Supported {
 		t.Skip("needs amd64")
@@ -26,7 +26,7 @@ func program(t *testing.T, files map[string]string, flags ...string) string {
 	}
 	// Sorted ahead of boot, and below this folder: internal packages may be imported, and the module's own
 	// go.sum serves.
-	dir, err := os.MkdirTemp(".", "aprog")
+	dir, err := os.MkdirTemp(".", "aprog") //nolint:usetesting // t.TempDir is outside this module
 	if err != nil {
 		t.Skipf("needs a writable source tree: %v", err)
 	}
@@ -38,7 +38,7 @@ func program(t *testing.T, files map[string]string, flags ...string) string {
 		require.NoError(t, os.WriteFile(path, []byte(text), 0o644))
 	}
 	exe := filepath.Join(t.TempDir(), "prog")
-	out, err := exec.Command("go", append(append([]string{"build", "-o", exe}, flags...), "./"+dir)...).CombinedOutput()
+	out, err := exec.Command("go", "build", "-o", exe, "./"+dir).CombinedOutput()
 	require.NoError(t, err, "%s", out)
 	return exe
 }

@@ -58,26 +58,48 @@ type flagName struct {
 
 var (
 	openFlags = []flagName{
-		{OWRONLY, "O_WRONLY"}, {ORDWR, "O_RDWR"}, {OCREAT, "O_CREAT"}, {OEXCL, "O_EXCL"}, {ONOCTTY, "O_NOCTTY"},
-		{ONONBLOCK, "O_NONBLOCK"}, {ODIRECTORY, "O_DIRECTORY"}, {ONOFOLLOW, "O_NOFOLLOW"}, {OCLOEXEC, "O_CLOEXEC"}, {OPATH, "O_PATH"},
+		{OWRONLY, "O_WRONLY"},
+		{ORDWR, "O_RDWR"},
+		{OCREAT, "O_CREAT"},
+		{OEXCL, "O_EXCL"},
+		{ONOCTTY, "O_NOCTTY"},
+		{ONONBLOCK, "O_NONBLOCK"},
+		{ODIRECTORY, "O_DIRECTORY"},
+		{ONOFOLLOW, "O_NOFOLLOW"},
+		{OCLOEXEC, "O_CLOEXEC"},
+		{OPATH, "O_PATH"},
 	}
 	resolveFlags = []flagName{
-		{ResolveNoXDev, "RESOLVE_NO_XDEV"}, {ResolveNoMagicLinks, "RESOLVE_NO_MAGICLINKS"},
-		{ResolveNoSymlinks, "RESOLVE_NO_SYMLINKS"}, {ResolveBeneath, "RESOLVE_BENEATH"}, {ResolveInRoot, "RESOLVE_IN_ROOT"},
+		{ResolveNoXDev, "RESOLVE_NO_XDEV"},
+		{ResolveNoMagicLinks, "RESOLVE_NO_MAGICLINKS"},
+		{ResolveNoSymlinks, "RESOLVE_NO_SYMLINKS"},
+		{ResolveBeneath, "RESOLVE_BENEATH"},
+		{ResolveInRoot, "RESOLVE_IN_ROOT"},
 	}
 	attrFlags = []flagName{
-		{AttrReadOnly, "MOUNT_ATTR_RDONLY"}, {AttrNoSuid, "MOUNT_ATTR_NOSUID"}, {AttrNoDev, "MOUNT_ATTR_NODEV"},
-		{AttrNoExec, "MOUNT_ATTR_NOEXEC"}, {AttrNoSymlinks, "MOUNT_ATTR_NOSYMFOLLOW"},
+		{AttrReadOnly, "MOUNT_ATTR_RDONLY"},
+		{AttrNoSuid, "MOUNT_ATTR_NOSUID"},
+		{AttrNoDev, "MOUNT_ATTR_NODEV"},
+		{AttrNoExec, "MOUNT_ATTR_NOEXEC"},
+		{AttrNoSymlinks, "MOUNT_ATTR_NOSYMFOLLOW"},
 	}
 	treeFlags = []flagName{
-		{OpenTreeClone, "OPEN_TREE_CLONE"}, {ATRecursive, "AT_RECURSIVE"}, {ATEmptyPath, "AT_EMPTY_PATH"},
-		{ATNoFollow, "AT_SYMLINK_NOFOLLOW"}, {OCLOEXEC, "OPEN_TREE_CLOEXEC"},
+		{OpenTreeClone, "OPEN_TREE_CLONE"},
+		{ATRecursive, "AT_RECURSIVE"},
+		{ATEmptyPath, "AT_EMPTY_PATH"},
+		{ATNoFollow, "AT_SYMLINK_NOFOLLOW"},
+		{OCLOEXEC, "OPEN_TREE_CLOEXEC"},
 	}
 	moveFlags    = []flagName{{MoveFromEmpty, "MOVE_MOUNT_F_EMPTY_PATH"}, {MoveToEmpty, "MOVE_MOUNT_T_EMPTY_PATH"}}
 	mountFlags   = []flagName{{MSRec, "MS_REC"}, {MSPrivate, "MS_PRIVATE"}, {MSSlave, "MS_SLAVE"}}
 	unshareFlags = []flagName{
-		{0x00020000, "CLONE_NEWNS"}, {0x02000000, "CLONE_NEWCGROUP"}, {0x04000000, "CLONE_NEWUTS"}, {0x08000000, "CLONE_NEWIPC"},
-		{0x10000000, "CLONE_NEWUSER"}, {0x20000000, "CLONE_NEWPID"}, {0x40000000, "CLONE_NEWNET"},
+		{0x00020000, "CLONE_NEWNS"},
+		{0x02000000, "CLONE_NEWCGROUP"},
+		{0x04000000, "CLONE_NEWUTS"},
+		{0x08000000, "CLONE_NEWIPC"},
+		{0x10000000, "CLONE_NEWUSER"},
+		{0x20000000, "CLONE_NEWPID"},
+		{0x40000000, "CLONE_NEWNET"},
 	}
 )
 
