@@ -20,17 +20,20 @@ type host struct {
 	uids, gids []namespace.IDMap
 	// outer is the launcher's own map, where it has one: the ids on the right of
 	// uids are then the launcher's.
-	outer []launcher.IDMap
+	outer, outerGIDs []launcher.IDMap
 	// initUID and initGID are init's ids inside.
 	initUID, initGID uint32
 	// setgroups tells that setgroups(2) may be called.
 	setgroups bool
-	// noFile is the host program's hard limit of open files.
-	noFile uint64
+	// noFile and nProc are the host program's hard limits of open files and of
+	// processes.
+	noFile, nProc uint64
 	// countsProcesses tells that RLIMIT_NPROC counts the container's processes
 	// alone.
 	countsProcesses bool
 	sourceIsDir     map[string]bool
+	// resolv and hosts are the host's own files, for a container on its network.
+	resolv, hosts []byte
 }
 
 // newBuilder is plan.NewBuilder, for people, or plan.NewSilentBuilder, for a launch.
@@ -97,7 +100,7 @@ func compile(s *Spec, h *host, builder newBuilder) *plans {
 	shape.Umask(0)
 	build := &rootfs.Build{
 		Prepare: prepare, Shape: shape, Child: child, Machine: h.machine, Root: s.root(), Mounts: s.Mounts, Files: s.Files,
-		Identity:    rootfs.Identity{Hostname: s.hostname(), UID: s.Job.uid(), GID: s.Job.gid()},
+		Identity:    rootfs.Identity{Hostname: s.hostname(), UID: s.Job.uid(), GID: s.Job.gid(), Resolv: h.resolv, Hosts: h.hosts},
 		SourceIsDir: h.sourceIsDir, NewIPC: s.isNew(namespace.IPC),
 	}
 	build.Compile()
@@ -185,7 +188,7 @@ func rlimits(j *Job, h *host) []security.Rlimit {
 		{Name: "nofile", Soft: min(1024, h.noFile), Hard: min(65536, h.noFile)},
 	}
 	if h.countsProcesses {
-		list = append(list, security.Rlimit{Name: "nproc", Soft: defaultPids, Hard: defaultPids})
+		list = append(list, security.Rlimit{Name: "nproc", Soft: min(defaultPids, h.nProc), Hard: min(defaultPids, h.nProc)})
 	}
 	for _, r := range j.Rlimits {
 		list = slices.DeleteFunc(list, func(d security.Rlimit) bool { return d.Name == r.Name })

@@ -3,7 +3,9 @@ package container
 import (
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
+	"unicode"
 
 	"github.com/inlay-dev/inlay/internal/plan"
 )
@@ -91,7 +93,11 @@ type StartError struct {
 
 // Error says what failed, on what, and what can be done.
 func (e *StartError) Error() string {
-	what := strings.TrimSpace(e.Op + " " + e.Path)
+	path := e.Path
+	if strings.ContainsFunc(path, func(r rune) bool { return !unicode.IsPrint(r) || r == unicode.ReplacementChar }) {
+		path = strconv.Quote(path) // a log line stays one line
+	}
+	what := strings.TrimSpace(e.Op + " " + path)
 	msg := fmt.Sprintf("inlay: %s: %s: %v", e.Phase, what, e.Err)
 	if e.Remedy != "" {
 		msg += " (" + e.Remedy + ")"

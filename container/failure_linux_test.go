@@ -133,6 +133,9 @@ func TestStartRefuses(t *testing.T) {
 	require.NoError(t, os.Chmod(foreign, 0o777))
 	empty := filepath.Join(dir, "empty")
 	require.NoError(t, os.Mkdir(empty, 0o755))
+	closed, secret := filepath.Join(dir, "closed"), filepath.Join(dir, "secret")
+	require.NoError(t, os.Mkdir(closed, 0o700))
+	require.NoError(t, os.WriteFile(secret, []byte("x"), 0o600))
 	cmd := container.WithCommand("true")
 	for _, tt := range []struct {
 		name   string
@@ -156,6 +159,13 @@ func TestStartRefuses(t *testing.T) {
 		{"state folder of others", []container.Option{cmd, container.WithStateDir(foreign)}, "state directory", os.ErrPermission, "WithStateDir"},
 		{"state folder that is a file", []container.Option{cmd, container.WithStateDir(file)}, "state directory", unix.ENOTDIR, "WithStateDir"},
 		{"state folder below nothing", []container.Option{cmd, container.WithStateDir("/nosuch/x")}, "state directory", os.ErrNotExist, "WithStateDir"},
+		{"PATH without folders", []container.Option{container.WithCommand("true"), container.WithEnv("PATH=")}, "execve", container.ErrNotFound, "absolute"},
+		{"PATH of relative folders", []container.Option{container.WithCommand("true"), container.WithEnv("PATH=usr/bin:.")}, "execve", container.ErrNotFound, "absolute"},
+		{"folder that the job cannot enter", []container.Option{cmd, container.WithUser(1000, 1000), container.WithMounts(rootfs.Bind(closed, "/x", rootfs.ReadOnly()))}, "bind", os.ErrPermission, "WithIDMaps"},
+		{"folder that the job cannot change", []container.Option{cmd, container.WithUser(1000, 1000), container.WithMounts(rootfs.Bind(empty, "/x"))}, "bind", os.ErrPermission, "rootfs.ReadOnly"},
+		{"file that the job cannot read", []container.Option{cmd, container.WithUser(1000, 1000), container.WithMounts(rootfs.Bind(secret, "/x", rootfs.ReadOnly()))}, "bind", os.ErrPermission, "WithIDMaps"},
+		{"file over a folder", []container.Option{cmd, container.WithMounts(rootfs.Bind(file, "/tmp", rootfs.ReadOnly()))}, "move_mount", unix.EINVAL, "folder"},
+		{"folder over a file", []container.Option{cmd, container.WithMounts(rootfs.Bind("/usr/share", "/usr/bin/env", rootfs.ReadOnly()))}, "openat2", unix.ENOTDIR, "folder"},
 		{"command not there", []container.Option{container.WithCommand("nosuch")}, "execve", container.ErrNotFound, ""},
 		{"path not there", []container.Option{container.WithCommand("/nosuch")}, "execve", container.ErrNotFound, ""},
 		{"command is a folder", []container.Option{container.WithCommand("/usr")}, "execve", container.ErrNotExecutable, ""},
@@ -164,6 +174,9 @@ func TestStartRefuses(t *testing.T) {
 			if tt.name == "rlimit above the host's" && os.Geteuid() == 0 {
 				// CAP_SYS_RESOURCE of the container's own namespace does not count.
 				t.Log("as root too")
+			}
+			if tt.op == "bind" {
+				containertest.Require(t, containertest.Users)
 			}
 			res, err := container.Run(timeout(t), tt.opts...)
 			require.Nil(t, res)

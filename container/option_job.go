@@ -68,8 +68,14 @@ func WithUmask(mask uint32) JobOption {
 }
 
 // WithStdin gives the job its standard input. An *os.File goes to the job
-// itself; from any other reader a goroutine copies. Without it the job reads an
-// empty input. A reader that blocks does not hold up Wait.
+// itself; from any other reader a goroutine copies, and may read more than the
+// job does. Without it the job reads an empty input. A reader that blocks does
+// not hold up Wait.
+//
+// A pipe is given to the job's user (fchown(2)), so that the job can open
+// /dev/stdin; so are those of WithStdout and WithStderr. Where the job has the
+// host user's own id alone (see Probe: id range), a regular file is copied as
+// well: the job could open it again, for writing.
 func WithStdin(r io.Reader) JobOption {
 	return newJobOption("WithStdin", fmt.Sprintf("%T", r), func(j *Job) { j.Stdin = r })
 }

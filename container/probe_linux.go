@@ -92,7 +92,8 @@ type description struct {
 	uid        uint32
 	user       string // its name; empty: it has none
 	binary     string // path of this program
-	privileged bool   // has CAP_SYS_ADMIN
+	privileged bool   // has CAP_SYS_ADMIN, and the ids that containers get
+	ownIDs     bool   // root of a user namespace with ids enough
 	newUser    bool   // the container is to have a user namespace of its own
 	needsUsers bool   // its job is to be another than user 0
 	mode       cgroup.Mode
@@ -128,6 +129,8 @@ func thisHost(s *Spec) (*description, error) {
 		tryUser:  func() error { return tryClone3(unix.CLONE_NEWUSER) },
 		lookPath: lookElevated, writable: writable,
 	}
+	_, _, err = launcher.OwnIDs()
+	d.ownIDs = err == nil
 	if u, err := osuser.LookupId(strconv.FormatUint(uint64(d.uid), 10)); err == nil {
 		d.user = u.Username
 	}
@@ -402,6 +405,10 @@ func (d *description) idRange() Finding {
 	case d.privileged:
 		return d.ownRange(f)
 	}
+	if d.ownIDs {
+		f.OK, f.Detail = true, fmt.Sprintf("the ids below %d of this process's own user namespace", launcher.RangeSize)
+		return f
+	}
 	var lacking []string
 	first := int64(100000)
 	for _, file := range []string{launcher.SubUIDPath, launcher.SubGIDPath} {
@@ -469,6 +476,10 @@ func (d *description) newuidmap() Finding {
 	f := Finding{Name: "newuidmap"}
 	if d.privileged {
 		f.OK, f.Detail = true, "not needed: this process has CAP_SYS_ADMIN"
+		return f
+	}
+	if d.ownIDs {
+		f.OK, f.Detail = true, "not needed: this process may map the ids of its own user namespace"
 		return f
 	}
 	const without = ": only user 0 is inside a container"

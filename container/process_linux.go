@@ -73,6 +73,12 @@ func (p *Process) prepare(begun time.Time) (req *launcher.JobRequest, err error)
 			p.abort()
 		}
 	}()
+	if len(candidates(p.spec.Command[0], environment(p.spec))) == 0 {
+		return nil, &StartError{
+			Phase: PhaseExec, Op: "execve", Path: p.spec.Command[0], Err: fmt.Errorf("%w: %w", ErrNotFound, unix.ENOENT),
+			Remedy: "the PATH of the job's environment names no absolute folder",
+		}
+	}
 	io, err := p.open()
 	if err != nil {
 		return nil, err
@@ -149,7 +155,7 @@ func (p *Process) open() (stdio, error) {
 				return out, fail(option, err)
 			}
 			add(fd, false)
-		case i == 2 && same(j.Stdout, j.Stderr):
+		case i == 2 && (same(j.Stdout, j.Stderr) || shared && sameRegular(j.Stdout, j.Stderr)):
 			fd, err := unix.FcntlInt(uintptr(p.passed[1]), unix.F_DUPFD_CLOEXEC, 3)
 			if err != nil {
 				return out, fail(option, err)
@@ -160,7 +166,14 @@ func (p *Process) open() (stdio, error) {
 			if err != nil {
 				return out, fail(option, err)
 			}
-			add(fd, false)
+			chown := false
+			if isPipe(fd) {
+				// As a pipe of ours: so that /dev/stdin can be opened again.
+				if chown, err = p.own(fd); err != nil && !errors.Is(err, unix.EPERM) {
+					return out, fail(option, errors.Join(err, unix.Close(fd)))
+				}
+			}
+			add(fd, chown)
 		default:
 			fd, chown, err := p.pipe(name, given)
 			if err != nil {
@@ -191,6 +204,26 @@ func same(a, b io.Writer) (equal bool) {
 func regular(f *os.File) bool {
 	st, err := f.Stat()
 	return err == nil && st.Mode().IsRegular()
+}
+
+// sameRegular tells that both are the same regular file (>file 2>&1): through
+// two pipes its order would be lost.
+func sameRegular(a, b io.Writer) bool {
+	f, isFile := a.(*os.File)
+	g, alsoFile := b.(*os.File)
+	if !isFile || !alsoFile || f == nil || g == nil {
+		return false
+	}
+	st, err := f.Stat()
+	st2, err2 := g.Stat()
+	return err == nil && err2 == nil && st.Mode().IsRegular() && os.SameFile(st, st2)
+}
+
+// isPipe tells whether the descriptor is a pipe that has no name.
+func isPipe(fd int) bool {
+	const pipefs = 0x50495045
+	var fs unix.Statfs_t
+	return unix.Fstatfs(fd, &fs) == nil && fs.Type == pipefs
 }
 
 // duplicate returns a descriptor of ours for the file. Like os/exec it sets the

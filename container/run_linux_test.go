@@ -287,7 +287,7 @@ func TestFilesAndMounts(t *testing.T) {
 		container.WithFile("/work/deep/x.sh", []byte("#!/bin/sh\necho ran\n"), 0o755),
 		container.WithFile("/tmp/big", big, 0o600),
 		container.WithFiles("/in", fstest.MapFS{"d/one": {Data: []byte("1")}, "two": {Data: []byte("22"), Mode: 0o600}}),
-		container.WithMounts(rootfs.Bind(host, "/data"), rootfs.Bind(host, "/ro", rootfs.ReadOnly()), rootfs.Bind(filepath.Join(host, "a\nb"), "/etc-file"),
+		container.WithMounts(rootfs.Bind(host, "/data"), rootfs.Bind(host, "/ro", rootfs.ReadOnly()), rootfs.Bind(filepath.Join(host, "a\nb"), "/etc-file", rootfs.ReadOnly()),
 			rootfs.Tmpfs("/small", rootfs.Size(64<<10), rootfs.Inodes(10), rootfs.Mode(0o700)), rootfs.Tmpfs("/noexec", rootfs.NoExec())),
 		sh(`/work/deep/x.sh
 			wc -c </tmp/big

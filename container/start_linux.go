@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"strings"
 	"sync"
@@ -199,15 +200,31 @@ func (r *running) look(ctx context.Context) error {
 	if r.state, err = r.launcher.OpenState(ctx, dir); err != nil {
 		return launcherError(err)
 	}
-	var lim unix.Rlimit
-	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &lim); err != nil {
-		return &StartError{Phase: PhasePrepare, Op: "getrlimit", Err: err}
+	if err := h.lookLimits(); err != nil {
+		return err
 	}
-	h.noFile = lim.Max
 	if err := r.chooseIDs(h); err != nil {
 		return err
 	}
-	return lookFiles(s, h)
+	if err := lookFiles(s, h); err != nil {
+		return err
+	}
+	return checkBinds(s, h)
+}
+
+// lookLimits reads the host program's own limits: no job can have more.
+func (h *host) lookLimits() error {
+	for _, l := range []struct {
+		resource int
+		to       *uint64
+	}{{unix.RLIMIT_NOFILE, &h.noFile}, {unix.RLIMIT_NPROC, &h.nProc}} {
+		var lim unix.Rlimit
+		if err := unix.Getrlimit(l.resource, &lim); err != nil {
+			return &StartError{Phase: PhasePrepare, Op: "getrlimit", Err: err}
+		}
+		*l.to = lim.Max
+	}
+	return nil
 }
 
 // lookFiles reads what the plans need to know of the host's files.
@@ -223,6 +240,18 @@ func lookFiles(s *Spec, h *host) error {
 		h.machine = rootfs.LookProc()
 		if err := checkDir(root, h); err != nil {
 			return err
+		}
+	}
+	if !s.isNew(namespace.Network) {
+		for _, f := range []struct {
+			path string
+			to   *[]byte
+		}{{"/etc/resolv.conf", &h.resolv}, {"/etc/hosts", &h.hosts}} {
+			text, err := os.ReadFile(f.path)
+			if err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return &StartError{Phase: PhasePrepare, Op: "read", Path: f.path, Err: bare(err), Remedy: "a container on the host's network has the host's names"}
+			}
+			*f.to = text
 		}
 	}
 	for _, m := range s.Mounts {
@@ -285,7 +314,7 @@ func (r *running) chooseIDs(h *host) error {
 	h.setgroups = true
 	h.countsProcesses = true
 	if l.User {
-		h.outer = l.UIDs
+		h.outer, h.outerGIDs = l.UIDs, l.GIDs
 	}
 	switch {
 	case !s.isNew(namespace.User):
@@ -309,7 +338,7 @@ func (r *running) chooseIDs(h *host) error {
 		h.uids = []namespace.IDMap{{ContainerID: 0, HostID: first, Size: launcher.RangeSize}}
 		h.gids = h.uids
 		h.initUID, h.initGID = initID, initID
-	case len(l.UIDs) > 1:
+	case !l.SingleID():
 		h.uids, h.gids = identity(l.UIDs), identity(l.GIDs)
 		h.initUID, h.initGID = initID, initID
 	default:
@@ -345,7 +374,7 @@ func (r *running) explicitIDs(h *host) error {
 	h.uids, h.gids = s.UIDMaps, s.GIDMaps
 	h.initUID, h.initGID = s.Job.uid(), s.Job.gid()
 	if l.User {
-		h.setgroups = len(l.UIDs) > 1
+		h.setgroups = !l.SingleID()
 		h.countsProcesses = l.CountsProcesses()
 		return r.checkUser(h, nil)
 	}
@@ -831,7 +860,10 @@ func cloneFlagNames(kinds []namespace.Kind) string {
 
 // explainHost is this host before a start: the range of ids is not taken yet.
 func explainHost(s *Spec) (*host, error) {
-	h := &host{arch: launcher.Arch, setgroups: true, countsProcesses: true, noFile: 65536, sourceIsDir: map[string]bool{}}
+	h := &host{arch: launcher.Arch, setgroups: true, countsProcesses: true, sourceIsDir: map[string]bool{}}
+	if err := h.lookLimits(); err != nil {
+		return nil, err
+	}
 	switch {
 	case !s.isNew(namespace.User):
 		h.countsProcesses = false

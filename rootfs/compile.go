@@ -109,7 +109,7 @@ func (b *Build) attach(c *plan.Builder, m plan.Reg, at, hint string) {
 	target := c.Openat2(b.root, at, plan.OPATH|plan.OCLOEXEC, 0, resolve, at)
 	c.Hint("/"+at, hint)
 	c.MoveMount(m, target.At(), "", plan.MoveToEmpty)
-	c.Hint("/"+at, "")
+	c.Hint("/"+at, "a folder is mounted on a folder, a file on a file")
 }
 
 // tree has the launcher copy a tree of mounts.

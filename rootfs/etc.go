@@ -25,6 +25,9 @@ func EtcDenied() []string {
 type Identity struct {
 	Hostname string
 	UID, GID uint32 // of the main job
+	// Resolv and Hosts are the contents of resolv.conf and hosts of a container on
+	// the host's network; nil: it has a network of its own.
+	Resolv, Hosts []byte
 }
 
 // etcFiles are the files of /etc that are of our own making.
@@ -43,6 +46,10 @@ func etcFiles(id Identity) []File {
 	if id.Hostname != "" && !strings.HasPrefix(id.Hostname, "localhost") {
 		hosts += "127.0.1.1\t" + id.Hostname + "\n"
 	}
+	resolv := "# no network\n"
+	if id.Resolv != nil || id.Hosts != nil {
+		resolv, hosts = string(id.Resolv), string(id.Hosts)
+	}
 	file := func(name, content string) File { return File{Path: name, Data: []byte(content), Mode: 0o644} }
 	return []File{
 		file("passwd", passwd),
@@ -50,6 +57,6 @@ func etcFiles(id Identity) []File {
 		file("hosts", hosts),
 		file("hostname", id.Hostname+"\n"),
 		file("nsswitch.conf", "passwd: files\ngroup: files\nshadow: files\nhosts: files dns\nnetworks: files\nprotocols: files\nservices: files\n"),
-		file("resolv.conf", "# no network\n"),
+		file("resolv.conf", resolv),
 	}
 }

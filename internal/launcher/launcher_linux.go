@@ -170,15 +170,25 @@ func reapChild(pid int) {
 // PID is the launcher's process id.
 func (l *Launcher) PID() int { return l.pid }
 
-// NeedsUser tells that this process may not make namespaces without a user
-// namespace: it lacks CAP_SYS_ADMIN.
-func NeedsUser() bool {
+// NeedsUser tells that the launcher needs a user namespace of its own: this
+// process lacks CAP_SYS_ADMIN, or is in a user namespace without the ids that
+// containers of root get.
+func NeedsUser() bool { return !capable(unix.CAP_SYS_ADMIN) || !rangeIsOurs(FirstID) }
+
+// capable tells whether this process has all of the capabilities, in its own
+// user namespace.
+func capable(caps ...uint) bool {
 	hdr := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
 	var data [2]unix.CapUserData
 	if err := unix.Capget(&hdr, &data[0]); err != nil {
-		return os.Geteuid() != 0
+		return os.Geteuid() == 0
 	}
-	return data[0].Effective&(1<<unix.CAP_SYS_ADMIN) == 0
+	for _, c := range caps {
+		if data[0].Effective&(1<<c) == 0 {
+			return false
+		}
+	}
+	return true
 }
 
 func start(ctx context.Context) (*Launcher, error) {

@@ -7,10 +7,13 @@ import (
 	"os"
 	"os/exec"
 	osuser "os/user"
+	"slices"
 	"strconv"
 	"strings"
+	"sync"
 
 	"github.com/moby/sys/user"
+	"golang.org/x/sys/unix"
 
 	"github.com/inlay-dev/inlay/internal/plan"
 )
@@ -24,11 +27,83 @@ const (
 // RangeSize is how many ids a container has.
 const RangeSize = 65536
 
-// writeMaps writes the id maps of the launcher's own user namespace: the user's
-// own id as 0 and a range from /etc/subuid above it, by newuidmap(1), or the
-// single id where that cannot be had.
+// ownMaps are the id maps of this process's own user namespace, which do not
+// change; what cannot be read counts as the host's first namespace, which has
+// all ids.
+var ownMaps = sync.OnceValue(func() (maps [2][]user.IDMap) {
+	for i, file := range []string{"uid_map", "gid_map"} {
+		var err error
+		if maps[i], err = user.ParseIDMapFile("/proc/self/" + file); err != nil {
+			maps[i] = []user.IDMap{{ID: 0, ParentID: 0, Count: 1<<32 - 1}}
+		}
+	}
+	return maps
+})
+
+// rangeIsOurs tells whether a range of ids exists in this process's user
+// namespace.
+func rangeIsOurs(first uint32) bool {
+	for _, maps := range ownMaps() {
+		if !slices.ContainsFunc(maps, func(m user.IDMap) bool {
+			return m.ID <= int64(first) && m.ID+m.Count >= int64(first)+RangeSize
+		}) {
+			return false
+		}
+	}
+	return true
+}
+
+// firstNamespace tells that this process is in the host's first user namespace.
+func firstNamespace() bool {
+	for _, maps := range ownMaps() {
+		if len(maps) != 1 || maps[0] != (user.IDMap{ID: 0, ParentID: 0, Count: 1<<32 - 1}) {
+			return false
+		}
+	}
+	return true
+}
+
+// OwnIDs are the ids of this process's own user namespace that its launcher's
+// can map to themselves: root of a container that has a range (rootless Podman,
+// LXC) needs no other. It is an error where there are too few, or where this
+// process may not map them.
+func OwnIDs() (uids, gids []IDMap, err error) {
+	if os.Geteuid() != 0 || firstNamespace() || !capable(unix.CAP_SETUID, unix.CAP_SETGID) {
+		return nil, nil, fmt.Errorf("not root of a user namespace of its own: %w", unix.EPERM)
+	}
+	for i, to := range []*[]IDMap{&uids, &gids} {
+		sum := uint32(0)
+		for _, m := range ownMaps()[i] {
+			if m.ID < RangeSize {
+				n := uint32(min(m.Count, RangeSize-m.ID))
+				*to = append(*to, IDMap{uint32(m.ID), uint32(m.ID), n})
+				sum += n
+			}
+		}
+		if sum < RangeSize {
+			return nil, nil, fmt.Errorf("this user namespace has %d of the ids below %d: %w", sum, RangeSize, unix.EINVAL)
+		}
+	}
+	return uids, gids, nil
+}
+
+// writeMaps writes the id maps of the launcher's own user namespace: the ids of
+// this process's, where it is root there; else the user's own id as 0 and a range
+// from /etc/subuid above it, by newuidmap(1), or the single id where that cannot
+// be had.
 func (l *Launcher) writeMaps(ctx context.Context) error {
 	uid, gid := uint32(os.Geteuid()), uint32(os.Getegid())
+	proc := fmt.Sprintf("/proc/%d/", l.pid)
+	if uids, gids, err := OwnIDs(); err == nil {
+		if err = writeProc(proc+"uid_map", MapText(uids)); err == nil {
+			if err = writeProc(proc+"gid_map", MapText(gids)); err != nil {
+				return &Error{Op: "write", Path: proc + "gid_map", Err: err, Remedy: "the user map could be written, the group map must be as well"}
+			}
+			l.UIDs, l.GIDs = uids, gids
+			return nil
+		}
+		// Since Linux 5.12 it takes CAP_SETFCAP to map 0.
+	}
 	uids, gids, err := subordinate(uid, gid)
 	if err == nil {
 		if err = newMap(ctx, "newuidmap", l.pid, uids); err == nil {
@@ -45,7 +120,6 @@ func (l *Launcher) writeMaps(ctx context.Context) error {
 	}
 	l.MapsNote = err.Error()
 	l.UIDs, l.GIDs = []IDMap{{0, uid, 1}}, []IDMap{{0, gid, 1}}
-	proc := fmt.Sprintf("/proc/%d/", l.pid)
 	// setgroups must be given up before a group map is written without
 	// CAP_SETGID in the parent namespace, user_namespaces(7).
 	for _, f := range []struct{ name, content string }{
@@ -54,7 +128,11 @@ func (l *Launcher) writeMaps(ctx context.Context) error {
 		{"gid_map", MapText(l.GIDs)},
 	} {
 		if err := writeProc(proc+f.name, f.content); err != nil {
-			return &Error{Op: "write", Path: proc + f.name, Err: err, Remedy: "see container.Probe: user namespaces"}
+			remedy := "see container.Probe: user namespaces"
+			if uid == 0 && !capable(unix.CAP_SETFCAP) {
+				remedy = "root without CAP_SETFCAP may not map itself since Linux 5.12: give the capability, or run as another user"
+			}
+			return &Error{Op: "write", Path: proc + f.name, Err: err, Remedy: remedy}
 		}
 	}
 	return nil
@@ -142,6 +220,9 @@ func newMap(ctx context.Context, tool string, pid int, maps []IDMap) error {
 	}
 	return nil
 }
+
+// SingleID tells that containers have one user alone, 0, who is init's as well.
+func (l *Launcher) SingleID() bool { return l.User && len(l.UIDs) == 1 && l.UIDs[0].Size == 1 }
 
 // Arch is this machine's architecture, for encoding plans.
 const Arch = plan.Arch(archName)

@@ -45,7 +45,7 @@ type State struct {
 
 // DefaultStateDir is where state lies if nobody says otherwise.
 func DefaultStateDir() string {
-	if os.Geteuid() == 0 {
+	if os.Geteuid() == 0 && firstNamespace() {
 		return "/run/inlay"
 	}
 	if dir := os.Getenv("XDG_RUNTIME_DIR"); filepath.IsAbs(dir) {
@@ -129,8 +129,16 @@ func openState(path string) (*State, error) {
 var errRemoved = errors.New("removed meanwhile")
 
 func tryState(path string) (_ *State, err error) {
-	if err := os.Mkdir(path, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
-		return nil, err
+	made := os.Mkdir(path, 0o700)
+	if made != nil && !errors.Is(made, fs.ErrExist) {
+		return nil, made
+	}
+	if made == nil {
+		// The program's umask may have taken from the mode. Nobody else can put
+		// anything in its place: the folder above is the system's or sticky.
+		if err := unix.Fchmodat(unix.AT_FDCWD, path, 0o700, 0); err != nil && !errors.Is(err, unix.ENOENT) {
+			return nil, err
+		}
 	}
 	s := &State{Path: path, dir: -1, ids: -1, owner: -1, taken: map[uint32]bool{}}
 	defer func() {
@@ -168,6 +176,11 @@ func tryState(path string) (_ *State, err error) {
 	}
 	if st.Nlink == 0 {
 		return nil, errors.Join(errRemoved, unix.ENOENT)
+	}
+	if st.Mode&0o777 != 0o600 { // the umask again
+		if err := unix.Fchmod(s.ids, 0o600); err != nil {
+			return nil, err
+		}
 	}
 	for n := 0; ; n++ {
 		s.name = fmt.Sprintf("owner-%d-%d", os.Getpid(), n)
@@ -221,7 +234,7 @@ func (s *State) TakeRange() (uint32, error) {
 			continue
 		}
 		first := FirstID + n*RangeSize
-		if overlaps(foreign, first) {
+		if overlaps(foreign, first) || !rangeIsOurs(first) {
 			continue
 		}
 		lock := unix.Flock_t{Type: unix.F_WRLCK, Start: int64(n), Len: 1}
@@ -283,7 +296,7 @@ func subordinateOfOthers() ([]user.SubID, error) {
 	var list []user.SubID
 	for _, path := range []string{SubUIDPath, SubGIDPath} {
 		l, err := user.ParseSubIDFile(path)
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, fs.ErrPermission) {
 			return nil, err
 		}
 		list = append(list, l...)
