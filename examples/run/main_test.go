@@ -403,7 +403,8 @@ func TestResult(t *testing.T) {
 	require.GreaterOrEqual(t, res.WallTime, 50*time.Millisecond)
 
 	// No result of what did not run; and no file of somebody else's is changed.
-	require.Equal(t, 127, do(t, "--result", file, "--", "no-such-command").code)
+	missing := do(t, "--result", file, "--", "no-such-command")
+	require.Equal(t, 127, missing.code, "%+v", missing)
 	require.NoFileExists(t, file)
 	require.NoError(t, os.WriteFile(file, []byte("mine"), 0o644))
 	o := do(t, "--result", file, "--", "true")

@@ -122,7 +122,11 @@ func (l *Launcher) retain() error {
 	}
 	if l.users == 0 {
 		// Nobody watched meanwhile: is it still there?
-		if n, err := unix.Poll([]unix.PollFd{{Fd: int32(l.sock), Events: unix.POLLIN}}, 0); err != nil || n != 0 {
+		n, err := unix.Poll([]unix.PollFd{{Fd: int32(l.sock), Events: unix.POLLIN}}, 0)
+		for errors.Is(err, unix.EINTR) { // even without a wait: a signal was pending
+			n, err = unix.Poll([]unix.PollFd{{Fd: int32(l.sock), Events: unix.POLLIN}}, 0)
+		}
+		if err != nil || n != 0 {
 			return ErrDied
 		}
 	}

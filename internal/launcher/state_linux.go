@@ -168,7 +168,11 @@ func tryState(path string) (_ *State, err error) {
 		return nil, err
 	}
 	// The last user holds it exclusively only while it removes the file.
-	if err := unix.Flock(s.ids, unix.LOCK_SH); err != nil {
+	err = unix.Flock(s.ids, unix.LOCK_SH)
+	for errors.Is(err, unix.EINTR) {
+		err = unix.Flock(s.ids, unix.LOCK_SH)
+	}
+	if err != nil {
 		return nil, err
 	}
 	if err := unix.Fstat(s.ids, &st); err != nil {
