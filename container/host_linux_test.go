@@ -3,6 +3,7 @@ package container_test
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -12,6 +13,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
@@ -227,4 +229,92 @@ func TestBindForAnotherUser(t *testing.T) {
 	res, err = container.Run(timeout(t), container.WithUser(7, 7), container.WithMounts(rootfs.Bind(dir, "/d")), sh("rm /d/f"))
 	require.NoError(t, err)
 	require.NoError(t, res.Err())
+}
+
+// Goroutines that end with their thread locked take the thread with them: no
+// container ends because the thread is gone that started it, or the launcher.
+func TestStartFromEndingThreads(t *testing.T) {
+	containertest.Census(t)
+	needContainers(t)
+	n := 20
+	if os.Getenv("INLAY_CI") != "" {
+		n = 200
+	}
+	// The launcher too is started from such a thread.
+	launcher := launcherPID(t)
+	fd, err := unix.PidfdOpen(launcher, 0)
+	require.NoError(t, err)
+	require.NoError(t, unix.Kill(launcher, unix.SIGKILL))
+	require.True(t, endsWithin(t, fd, time.Minute))
+	require.NoError(t, unix.Close(fd))
+	var list []*container.Container
+	for range n {
+		made := make(chan *container.Container, 1)
+		go func() {
+			runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
+			c, err := container.New(container.WithCommand("sleep", "1000"))
+			defer func() { made <- c }()
+			if err == nil {
+				err = c.Start(context.Background())
+			}
+			if err != nil {
+				t.Error(err)
+			}
+		}()
+		c := <-made
+		require.NotNil(t, c)
+		defer c.Close() //nolint:errcheck // closed below
+		list = append(list, c)
+	}
+	for _, c := range list {
+		require.Equal(t, container.StateRunning, c.State())
+		require.Zero(t, execCode(t, c, container.WithCommand("true")))
+		require.NoError(t, c.Close())
+	}
+}
+
+// maskedHost is a host program whose /proc is masked as an application
+// container's is.
+var maskedHost = register("masked host", func([]string) int {
+	runtime.LockOSThread()
+	err := joinErrors(unix.Unshare(unix.CLONE_NEWNS), unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""),
+		unix.Mount("tmpfs", "/proc/bus", "tmpfs", unix.MS_RDONLY, ""), unix.Mount("/dev/null", "/proc/version", "", unix.MS_BIND, ""))
+	if err == nil {
+		err = unix.Exec("/proc/self/exe", []string{os.Args[0], maskedRunName}, os.Environ())
+	}
+	fmt.Println(err)
+	return 98
+})
+
+const maskedRunName = "masked run"
+
+var _ = register(maskedRunName, func([]string) int {
+	_, err := container.Run(context.Background(), container.WithCommand("true"))
+	var e *container.StartError
+	if !errors.As(err, &e) || !errors.Is(err, os.ErrPermission) {
+		fmt.Println("not refused:", err)
+		return 97
+	}
+	fmt.Println("run:", err)
+	report, err := container.Probe(context.Background())
+	if err != nil {
+		fmt.Println(err)
+		return 97
+	}
+	for _, f := range report.Findings {
+		if f.Name == "proc" {
+			fmt.Println("probe:", f.OK, f.Detail, "|", f.Remedy)
+		}
+	}
+	return 0
+})
+
+// In an application container /proc is masked, and the kernel then gives no new
+// one to a user namespace: the error says so, and Probe does beforehand.
+func TestMaskedProc(t *testing.T) {
+	containertest.Census(t)
+	containertest.Require(t, containertest.Root)
+	out := runHost(t, maskedHost)
+	require.Regexp(t, `run: inlay: child: \w+ /?proc: operation not permitted \(.*/proc.*Probe`, out)
+	require.Regexp(t, `probe: false .*(/proc/bus|/proc/version)`, out)
 }
