@@ -43,8 +43,9 @@ type newBuilder = func(plan.Phase, plan.Arch, *plan.Registers) *plan.Builder
 type plans struct {
 	clone           uint64
 	prepare, parent *plan.Plan
-	shape, child    *plan.Plan // init's, one after the other
+	shape, child    *plan.Plan // init's, one after the other; not there before finish
 	procReg         int
+	finish          func() // compiles init's part
 }
 
 const (
@@ -60,13 +61,19 @@ const (
 // compile makes the plans of a container. It is pure: compiled again with
 // labels, they say what a step was.
 func compile(s *Spec, h *host, builder newBuilder) *plans {
+	p := compileLauncher(s, h, builder)
+	p.finish()
+	return p
+}
+
+// compileLauncher makes the launcher's plans; finish makes init's, while the
+// launcher is at work.
+func compileLauncher(s *Spec, h *host, builder newBuilder) *plans {
 	regs := &plan.Registers{}
 	regs.New("init socket")
 	proc := regs.New("proc of init")
 	prepare := builder(plan.Prepare, h.arch, regs)
 	parent := builder(plan.Parent, h.arch, regs)
-	shape := builder(plan.Child, h.arch, regs)
-	child := builder(plan.Child, h.arch, regs)
 	p := &plans{procReg: proc.Index()}
 	for _, k := range s.newNamespaces() {
 		// The cgroup namespace is made by each job, once it is in its group.
@@ -78,6 +85,24 @@ func compile(s *Spec, h *host, builder newBuilder) *plans {
 	if newUser {
 		namespace.WriteMaps(parent, proc, h.uids, h.gids, false)
 	}
+	build := &rootfs.Build{
+		Prepare: prepare, Machine: h.machine, Root: s.root(), Mounts: s.Mounts, Files: s.Files,
+		Identity:    rootfs.Identity{Hostname: s.hostname(), UID: s.Job.uid(), GID: s.Job.gid(), Resolv: h.resolv, Hosts: h.hosts},
+		SourceIsDir: h.sourceIsDir, NewIPC: s.isNew(namespace.IPC),
+	}
+	build.CompilePrepare()
+	p.prepare, p.parent = prepare.Plan(), parent.Plan()
+	p.finish = func() {
+		build.Shape, build.Child = builder(plan.Child, h.arch, regs), builder(plan.Child, h.arch, regs)
+		compileInit(s, h, build)
+		p.shape, p.child = build.Shape.Plan(), build.Child.Plan()
+	}
+	return p
+}
+
+// compileInit makes both halves of init's plan.
+func compileInit(s *Spec, h *host, build *rootfs.Build) {
+	shape, child, newUser := build.Shape, build.Child, s.isNew(namespace.User)
 	if newUser {
 		// Until here init still is the host's own id, whatever its maps say. The
 		// new one is init's alone: no job can signal it or change its limits.
@@ -98,11 +123,6 @@ func compile(s *Spec, h *host, builder newBuilder) *plans {
 		}
 	}
 	shape.Umask(0)
-	build := &rootfs.Build{
-		Prepare: prepare, Shape: shape, Child: child, Machine: h.machine, Root: s.root(), Mounts: s.Mounts, Files: s.Files,
-		Identity:    rootfs.Identity{Hostname: s.hostname(), UID: s.Job.uid(), GID: s.Job.gid(), Resolv: h.resolv, Hosts: h.hosts},
-		SourceIsDir: h.sourceIsDir, NewIPC: s.isNew(namespace.IPC),
-	}
 	build.Compile()
 	if s.isNew(namespace.UTS) {
 		child.Sethostname(s.hostname())
@@ -124,8 +144,6 @@ func compile(s *Spec, h *host, builder newBuilder) *plans {
 	const sigkill = 9
 	child.Prctl(prSetPdeathsig, "PR_SET_PDEATHSIG", sigkill)
 	child.Prctl(prSetDumpable, "PR_SET_DUMPABLE", 0)
-	p.prepare, p.parent, p.shape, p.child = prepare.Plan(), parent.Plan(), shape.Plan(), child.Plan()
-	return p
 }
 
 // stdio is what the exec plan needs to know of a job's descriptors: the first

@@ -120,13 +120,12 @@ func (r *running) start(ctx context.Context, once bool) error {
 		return err
 	}
 	s := &r.c.spec
-	r.plans = compile(s, r.host, plan.NewSilentBuilder)
+	r.plans = compileLauncher(s, r.host, plan.NewSilentBuilder)
 	req, err := r.encode()
 	if err != nil {
 		return &StartError{Phase: PhasePrepare, Op: "encode", Err: err}
 	}
 	hasMain := len(s.Job.Command) > 0
-	req.Quiet = hasMain
 	req.OnEmpty = r.c.ended
 	if hasMain {
 		r.main = newProcess(r, &s.Job)
@@ -136,8 +135,12 @@ func (r *running) start(ctx context.Context, once bool) error {
 	if r.init, err = l.Spawn(ctx, req); err != nil {
 		return launcherError(err)
 	}
+	// While the launcher works: most of its time goes to the network namespace.
+	r.plans.finish()
+	if err := r.setup(ctx, hasMain); err != nil {
+		return err
+	}
 	if hasMain {
-		// While launcher and init work.
 		job, err := r.main.prepare(r.begun)
 		if err != nil {
 			return err
@@ -168,23 +171,30 @@ func encodePlan(p *plan.Plan, arch plan.Arch) ([]byte, error) {
 	return p.Encode(arch)
 }
 
-// encode lays the plans out for the launcher.
+// encode lays the launcher's plans out.
 func (r *running) encode() (*launcher.Request, error) {
 	req := &launcher.Request{Clone: r.plans.clone, ProcReg: r.plans.procReg}
-	for _, p := range []struct {
-		plan *plan.Plan
-		to   *[]byte
-	}{{r.plans.prepare, &req.Prepare}, {r.plans.parent, &req.Parent}, {r.plans.shape, &req.Shape}, {r.plans.child, &req.Child}} {
-		if len(p.plan.Steps) == 0 && p.plan.Phase != plan.Child {
-			continue
-		}
-		b, err := encodePlan(p.plan, r.host.arch)
-		if err != nil {
-			return nil, err
-		}
-		*p.to = b
+	var err error
+	if req.Prepare, err = encodePlan(r.plans.prepare, r.host.arch); err == nil && len(r.plans.parent.Steps) > 0 {
+		req.Parent, err = encodePlan(r.plans.parent, r.host.arch)
 	}
-	return req, nil
+	return req, err
+}
+
+// setup sends init its plan; quiet if a job follows at once: then only a failure
+// is heard of.
+func (r *running) setup(ctx context.Context, quiet bool) error {
+	shape, err := encodePlan(r.plans.shape, r.host.arch)
+	if err == nil {
+		var child []byte
+		if child, err = encodePlan(r.plans.child, r.host.arch); err == nil {
+			if err := r.init.Setup(ctx, shape, child, quiet); err != nil {
+				return launcherError(err)
+			}
+			return nil
+		}
+	}
+	return &StartError{Phase: PhaseChild, Op: "encode", Err: err}
 }
 
 // look finds out what compiling needs: ids, files, limits.

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"path"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/inlay-dev/inlay/internal/plan"
@@ -26,6 +27,7 @@ type Build struct {
 	// NewIPC tells that the container has an IPC namespace of its own.
 	NewIPC bool
 
+	trees         map[string]plan.Reg // what the launcher copies, by what it is for
 	root          plan.Dir
 	rootFS, rootM plan.Reg
 	dev           plan.Dir
@@ -50,7 +52,57 @@ var devices = []struct {
 // procFolders are the masked names that are folders.
 var procFolders = []string{"acpi", "asound", "scsi"}
 
-// Compile emits all steps, up to the pivot_root(2).
+// CompilePrepare emits the launcher's steps. They come first, so that the rest
+// can be compiled while the launcher is at work.
+func (b *Build) CompilePrepare() {
+	b.trees = map[string]plan.Reg{}
+	if b.Root.Type == "host" {
+		for _, f := range b.Machine.Folders {
+			b.tree(f, "/"+f, basicAttrs|plan.AttrReadOnly, "")
+		}
+		if b.wholeEtc() {
+			b.tree("etc", "/etc", basicAttrs|plan.AttrReadOnly, "")
+		} else {
+			for _, e := range b.Machine.Etc {
+				if !slices.Contains(etcOwn, e.Name) {
+					b.tree("etc/"+e.Name, "/etc/"+e.Name, basicAttrs|plan.AttrReadOnly, "")
+				}
+			}
+		}
+	} else {
+		attrs := uint64(basicAttrs)
+		if !b.Root.Writable {
+			attrs |= plan.AttrReadOnly
+		}
+		b.tree("root", b.Root.Path, attrs, "the root given by WithRoot must be a folder that is there")
+	}
+	for _, d := range devices {
+		node := b.Prepare.OpenTree(plan.CWD, "/dev/"+d.name, plan.OpenTreeClone, d.name)
+		b.Prepare.Hint("/dev/"+d.name, "")
+		// Before it is bound: what a container runs on may have put anything there.
+		const sIFCHR = 0o020000
+		b.Prepare.Verify(node, "/dev/"+d.name, sIFCHR, d.major, d.minor)
+		b.trees["dev/"+d.name] = node
+	}
+	for i, m := range b.Mounts {
+		if m.Type == "bind" {
+			b.tree(fmt.Sprint("mount ", i), m.Source, m.attrs(), "the source of a bind must be there, and this program must be allowed to reach it")
+		}
+	}
+}
+
+// tree has the launcher copy a tree of mounts.
+func (b *Build) tree(what, source string, attrs uint64, hint string) {
+	p := b.Prepare
+	t := p.OpenTree(plan.CWD, source, plan.OpenTreeClone|plan.ATRecursive, "tree of "+source)
+	p.Hint(source, hint)
+	// Private at once: no mount that is made on the host later may spread here.
+	p.MountSetattr(t, plan.ATRecursive, attrs, plan.MSPrivate, source)
+	p.Hint(source, "")
+	b.trees[what] = t
+}
+
+// Compile emits init's steps, up to the pivot_root(2).
 func (b *Build) Compile() {
 	host := b.Root.Type == "host"
 	if host {
@@ -68,8 +120,8 @@ func (b *Build) Compile() {
 		b.memory("run", DefaultTmpfsSize/16, 8192, 0o755)
 		b.memory("tmp", DefaultTmpfsSize, DefaultTmpfsInodes, 0o1777)
 	}
-	for _, m := range b.Mounts {
-		b.mount(m)
+	for i, m := range b.Mounts {
+		b.mount(m, b.trees[fmt.Sprint("mount ", i)])
 	}
 	for _, f := range b.Files {
 		b.file(f)
@@ -85,9 +137,11 @@ func (b *Build) Compile() {
 // tmpfs emits a sized memory file system that is attached nowhere yet.
 func tmpfs(c *plan.Builder, name string, size, inodes int64, mode uint32, attrs uint64) (fs, mount plan.Reg) {
 	fs = c.Fsopen("tmpfs", name+" fs")
-	c.FsconfigString(fs, "size", fmt.Sprint(size))
-	c.FsconfigString(fs, "nr_inodes", fmt.Sprint(inodes))
-	c.FsconfigString(fs, "mode", fmt.Sprintf("%04o", mode))
+	c.FsconfigString(fs, "size", strconv.FormatInt(size, 10))
+	c.FsconfigString(fs, "nr_inodes", strconv.FormatInt(inodes, 10))
+	if mode != 0o1777 { // tmpfs's own default
+		c.FsconfigString(fs, "mode", fmt.Sprintf("%04o", mode))
+	}
 	c.FsconfigCreate(fs, "tmpfs for "+name)
 	return fs, c.Fsmount(fs, attrs, "tmpfs for "+name, name+" mount")
 }
@@ -112,17 +166,6 @@ func (b *Build) attach(c *plan.Builder, m plan.Reg, at, hint string) {
 	c.Hint("/"+at, "a folder is mounted on a folder, a file on a file")
 }
 
-// tree has the launcher copy a tree of mounts.
-func (b *Build) tree(source string, attrs uint64, hint string) plan.Reg {
-	p := b.Prepare
-	t := p.OpenTree(plan.CWD, source, plan.OpenTreeClone|plan.ATRecursive, "tree of "+source)
-	p.Hint(source, hint)
-	// Private at once: no mount that is made on the host later may spread here.
-	p.MountSetattr(t, plan.ATRecursive, attrs, plan.MSPrivate, source)
-	p.Hint(source, "")
-	return t
-}
-
 // hostRoot makes the root of Host: a memory file system with binds in it.
 func (b *Build) hostRoot() {
 	c, m := b.Shape, b.Machine
@@ -145,8 +188,7 @@ func (b *Build) hostRoot() {
 			c.Tolerate(eexist)
 		}
 		c.Mkdirat(b.root, f, 0o755)
-		t := b.tree("/"+f, basicAttrs|plan.AttrReadOnly, "")
-		c.MoveMount(t, b.root, f, 0)
+		c.MoveMount(b.trees[f], b.root, f, 0)
 		c.Hint("/"+f, "")
 	}
 	for _, n := range besides {
@@ -162,19 +204,17 @@ func (b *Build) hostRoot() {
 func (b *Build) etc() {
 	c := b.Shape
 	if b.wholeEtc() {
-		t := b.tree("/etc", basicAttrs|plan.AttrReadOnly, "")
-		c.MoveMount(t, b.root, "etc", 0)
+		c.MoveMount(b.trees["etc"], b.root, "etc", 0)
 		c.Hint("/etc", "")
 		f := c.Openat(b.root, "run/etc/.denied", plan.OWRONLY|plan.OCREAT|plan.OEXCL|plan.OCLOEXEC, 0, "denied")
 		c.Close(f)
 	}
 	for _, e := range b.Machine.Etc {
 		switch {
-		case isEtcFile(e.Name):
+		case slices.Contains(etcOwn, e.Name):
 		case !b.wholeEtc():
-			t := b.tree("/etc/"+e.Name, basicAttrs|plan.AttrReadOnly, "")
 			b.placeholder("etc/"+e.Name, e.Folder)
-			c.MoveMount(t, b.root, "etc/"+e.Name, 0)
+			c.MoveMount(b.trees["etc/"+e.Name], b.root, "etc/"+e.Name, 0)
 			c.Hint("/etc/"+e.Name, "")
 		case e.Folder:
 			b.cover(c, "run/none", e.Name)
@@ -185,10 +225,6 @@ func (b *Build) etc() {
 }
 
 func (b *Build) wholeEtc() bool { return b.Machine.HasEtc && b.Root.EtcNames == nil }
-
-func isEtcFile(name string) bool {
-	return slices.ContainsFunc(etcFiles(Identity{}), func(f File) bool { return f.Path == name })
-}
 
 // etcFiles writes the files of /etc that are our own: they tell of this one
 // container.
@@ -227,11 +263,7 @@ func (b *Build) cover(c *plan.Builder, source, name string) {
 // dirRoot makes a folder of the host the root.
 func (b *Build) dirRoot() {
 	c := b.Shape
-	attrs := uint64(basicAttrs)
-	if !b.Root.Writable {
-		attrs |= plan.AttrReadOnly
-	}
-	b.rootM = b.tree(b.Root.Path, attrs, "the root given by WithRoot must be a folder that is there")
+	b.rootM = b.trees["root"]
 	c.MoveMount(b.rootM, plan.CWD, "/", 0)
 	c.Hint("/", "")
 	b.root = b.rootM.At()
@@ -268,6 +300,8 @@ func (b *Build) maskProc(proc plan.Dir) {
 		case slices.Contains(procReadonly, n):
 			t = c.OpenTree(proc, n, plan.OpenTreeClone, "proc/"+n)
 			c.MountSetattr(t, 0, plan.AttrReadOnly|plan.AttrNoSuid|plan.AttrNoDev|plan.AttrNoExec, 0, "/proc/"+n)
+		case slices.Contains(procFolders, n) && b.Root.Type == "host":
+			t = c.OpenTree(b.root, "run/none", plan.OpenTreeClone, "mask")
 		case slices.Contains(procFolders, n):
 			_, t = tmpfs(c, "mask", 4096, 2, 0o555, basicAttrs|plan.AttrReadOnly|plan.AttrNoExec)
 		default:
@@ -281,19 +315,19 @@ func (b *Build) maskProc(proc plan.Dir) {
 // devNodes makes the minimal /dev: nodes are binds, since nobody may make nodes
 // in a user namespace.
 func (b *Build) devNodes() {
-	c, p := b.Shape, b.Prepare
-	_, b.devM = tmpfs(c, "dev", 65536, 64, 0o755, plan.AttrNoSuid|plan.AttrNoExec)
-	b.attach(c, b.devM, "dev", b.dirHint("dev"))
-	b.dev = b.devM.At()
+	c := b.Shape
+	if b.Root.Type == "host" {
+		// A folder of the root, which becomes read-only with it.
+		b.dev = c.Openat(b.root, "dev", plan.OPATH|plan.ODIRECTORY|plan.OCLOEXEC, 0, "dev").At()
+	} else {
+		_, b.devM = tmpfs(c, "dev", 65536, 64, 0o755, plan.AttrNoSuid|plan.AttrNoExec)
+		b.attach(c, b.devM, "dev", b.dirHint("dev"))
+		b.dev = b.devM.At()
+	}
 	for _, d := range devices {
-		node := p.OpenTree(plan.CWD, "/dev/"+d.name, plan.OpenTreeClone, d.name)
-		p.Hint("/dev/"+d.name, "")
-		// Before it is bound: what a container runs on may have put anything there.
-		const sIFCHR = 0o020000
-		p.Verify(node, "/dev/"+d.name, sIFCHR, d.major, d.minor)
 		f := c.Openat(b.dev, d.name, plan.OWRONLY|plan.OCREAT|plan.OEXCL|plan.OCLOEXEC, 0o666, d.name)
 		c.Close(f)
-		c.MoveMount(node, b.dev, d.name, 0)
+		c.MoveMount(b.trees["dev/"+d.name], b.dev, d.name, 0)
 		c.Hint("/dev/"+d.name, "")
 	}
 	for _, l := range [][2]string{
@@ -324,11 +358,13 @@ func (b *Build) devMounts() {
 		mq := c.Fsmount(fs, basicAttrs|plan.AttrNoExec, "/dev/mqueue", "mqueue")
 		c.MoveMount(mq, dev, "mqueue", 0)
 	}
-	c.MountSetattr(b.devM, 0, plan.AttrReadOnly, 0, "/dev")
+	if b.Root.Type != "host" {
+		c.MountSetattr(b.devM, 0, plan.AttrReadOnly, 0, "/dev")
+	}
 }
 
-// mount makes one of the mounts that were asked for.
-func (b *Build) mount(m Mount) {
+// attrs are the attributes of the mount and of all below it.
+func (m Mount) attrs() uint64 {
 	attrs := uint64(basicAttrs)
 	if m.ReadOnly {
 		attrs |= plan.AttrReadOnly
@@ -336,22 +372,26 @@ func (b *Build) mount(m Mount) {
 	if m.NoExec {
 		attrs |= plan.AttrNoExec
 	}
+	return attrs
+}
+
+// mount makes one of the mounts that were asked for; a bind's tree is there.
+func (b *Build) mount(m Mount, tree plan.Reg) {
 	at := strings.TrimPrefix(path.Clean(m.Target), "/")
 	const hint = "the root is read-only there: mount on a folder that exists, or in a memory file system"
 	if m.Type == "tmpfs" {
 		b.folder(at)
-		_, t := tmpfs(b.Child, at, m.Size, m.Inodes, m.Mode, attrs)
+		_, t := tmpfs(b.Child, at, m.Size, m.Inodes, m.Mode, m.attrs())
 		b.attach(b.Child, t, at, hint)
 		return
 	}
-	t := b.tree(m.Source, attrs, "the source of a bind must be there, and this program must be allowed to reach it")
 	if b.SourceIsDir[m.Source] {
 		b.folder(at)
 	} else {
 		b.folder(path.Dir(at))
 		b.placeholderIn(path.Dir(at), path.Base(at))
 	}
-	b.attach(b.Child, t, at, hint)
+	b.attach(b.Child, tree, at, hint)
 }
 
 // folder makes a folder below the root with all that leads to it, where it is

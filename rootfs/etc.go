@@ -30,7 +30,10 @@ type Identity struct {
 	Resolv, Hosts []byte
 }
 
-// etcFiles are the files of /etc that are of our own making.
+// etcOwn are the names of the files of /etc that are of our own making.
+var etcOwn = []string{"passwd", "group", "hosts", "hostname", "nsswitch.conf", "resolv.conf"}
+
+// etcFiles are those files, in the same order.
 func etcFiles(id Identity) []File {
 	passwd := "root:x:0:0:root:/tmp:/bin/sh\n"
 	group := "root:x:0:\n"

@@ -79,29 +79,33 @@ type look1 struct {
 	machine *Machine
 }
 
-// foldersStamp tells when the folders last changed that names are looked for in.
-func foldersStamp() string {
+// stampFolders are where names are looked for.
+var stampFolders = sync.OnceValue(func() []string {
 	folders := []string{"/", "/etc", "/nix", "/gnu"}
 	for _, n := range EtcDenied() {
-		if d := path.Dir(n); d != "." && !slices.Contains(folders, "/etc/"+d) {
-			folders = append(folders, "/etc/"+d)
+		if d := "/etc/" + path.Dir(n); path.Dir(n) != "." && !slices.Contains(folders, d) {
+			folders = append(folders, d)
 		}
 	}
+	return folders
+})
+
+// foldersStamp tells when the folders last changed.
+func foldersStamp() string {
 	var b strings.Builder
-	for _, f := range folders {
-		if st, err := os.Stat(f); err == nil {
-			b.WriteString(strconv.FormatInt(st.ModTime().UnixNano(), 36))
-		}
+	for _, f := range stampFolders() {
+		b.WriteString(strconv.FormatInt(modTime(f), 36))
 		b.WriteByte(' ')
 	}
 	return b.String()
 }
 
+// procNames are the names in /proc that are there and covered, or read-only.
 func procNames(root string) []string {
 	var out []string
 	for _, list := range [][]string{procMasked, procReadonly} {
 		for _, n := range list {
-			if _, err := os.Lstat(root + "proc/" + n); err == nil {
+			if exists(root + "proc/" + n) {
 				out = append(out, n)
 			}
 		}
@@ -158,8 +162,8 @@ func (m *Machine) lookEtc(etc string, picked []string) error {
 	}
 	m.HasEtc = true
 	names := map[string]bool{}
-	for _, f := range etcFiles(Identity{}) {
-		names[f.Path] = true
+	for _, n := range etcOwn {
+		names[n] = true
 	}
 	if picked != nil {
 		for _, n := range picked {

@@ -23,13 +23,8 @@ type Request struct {
 	Prepare  []byte // encoded plans; nil where there is nothing to do
 	Parent   []byte
 	Teardown []byte
-	Shape    []byte // init's plan, in two halves
-	Child    []byte
 	FDs      []int // for the prepare and parent plans: registers 1, 2, …
-	ChildFDs []int // for the child plan, from ChildReg on
-	ChildReg int
-	ProcReg  int  // the register that gets a descriptor of /proc/<init>
-	Quiet    bool // a job follows at once: hear of the child plan only if it fails
+	ProcReg  int   // the register that gets a descriptor of /proc/<init>
 	// OnEmpty is called once, when nothing but init is left in the container, or
 	// init is gone. Like all such calls it must not block.
 	OnEmpty func()
@@ -79,6 +74,8 @@ type Init struct {
 	closed   bool
 	onEmpty  func()
 	after    []func() // to be called when mu is free
+
+	hasTeardown bool
 }
 
 type opened struct {
@@ -129,8 +126,8 @@ type Exit struct {
 	Forced int64
 }
 
-// Spawn asks the launcher for an init and sends it its child plan; it does not
-// wait. The caller keeps the launcher acquired until Close.
+// Spawn asks the launcher for an init; it does not wait. Init itself then waits
+// for Setup. The caller keeps the launcher acquired until Close.
 func (l *Launcher) Spawn(ctx context.Context, r *Request) (*Init, error) {
 	host, peer, err := socketpair()
 	if err != nil {
@@ -139,8 +136,8 @@ func (l *Launcher) Spawn(ctx context.Context, r *Request) (*Init, error) {
 	i := &Init{
 		l: l, sock: host, pidfd: -1, jobs: map[uint32]*Job{}, opens: map[uint32]chan opened{},
 		ready: make(chan struct{}), setup: make(chan struct{}), empty: make(chan struct{}),
-		onEmpty: r.OnEmpty,
-		gone:    make(chan struct{}), ended: make(chan struct{}), done: make(chan struct{}),
+		onEmpty: r.OnEmpty, hasTeardown: len(r.Teardown) > 0,
+		gone: make(chan struct{}), ended: make(chan struct{}), done: make(chan struct{}),
 	}
 	l.mu.Lock()
 	l.nextID++
@@ -162,24 +159,26 @@ func (l *Launcher) Spawn(ctx context.Context, r *Request) (*Init, error) {
 		plans := slices.Concat(r.Prepare, r.Parent, r.Teardown)
 		err = l.request(ctx, h, plans, append([]int{peer}, r.FDs...))
 	}
-	if err == nil {
-		h := rawproc.Header{
-			Op: rawproc.OpSetup, ID: i.id, Register: uint32(r.ChildReg), Prepare: uint32(len(r.Shape)), Parent: uint32(len(r.Child)),
-		}
-		if r.Quiet {
-			h.Flags = rawproc.FlagQuiet
-		}
-		err = i.request(ctx, h, slices.Concat(r.Shape, r.Child), r.ChildFDs)
-		if errors.Is(err, unix.EPIPE) {
-			err = nil // it ended early: the launcher's answer says why
-		}
-	}
 	_ = unix.Close(peer)
 	if err != nil {
 		i.forget()
 		return nil, err
 	}
 	return i, nil
+}
+
+// Setup sends init its plan, in two halves; it does not wait. quiet: a job
+// follows at once, and of the plan only a failure is heard of.
+func (i *Init) Setup(ctx context.Context, shape, child []byte, quiet bool) error {
+	h := rawproc.Header{Op: rawproc.OpSetup, ID: i.id, Prepare: uint32(len(shape)), Parent: uint32(len(child))}
+	if quiet {
+		h.Flags = rawproc.FlagQuiet
+	}
+	err := i.request(ctx, h, slices.Concat(shape, child), nil)
+	if errors.Is(err, unix.EPIPE) {
+		return nil // it ended early: the launcher's answer says why
+	}
+	return err
 }
 
 // forget takes an init off the books whose spawn was not even asked for, or
@@ -196,6 +195,7 @@ func (i *Init) forget() {
 		i.closed = true
 		_ = unix.Close(i.sock)
 		if i.pidfd >= 0 {
+			poll.remove(i.pidfd)
 			_ = unix.Close(i.pidfd)
 		}
 	}
@@ -224,6 +224,24 @@ func (i *Init) spawned(a rawproc.Answer, pidfd int) {
 	i.mu.Unlock()
 	close(i.ready)
 	if failed {
+		i.markGone()
+		return
+	}
+	if !i.hasTeardown {
+		// Its own end is heard of sooner than the launcher's word of it. Where that
+		// cannot be watched, the word will do.
+		_ = i.l.watch().add(pidfd, i.ending)
+	}
+}
+
+// ending is called by the poller when init has ended. What is left is a zombie
+// that the launcher is about to reap.
+func (i *Init) ending() {
+	i.l.watch().remove(i.pidfd)
+	i.mu.Lock()
+	reported := len(i.jobs) == 0 && i.isSetUp
+	i.mu.Unlock()
+	if reported { // else its status is wanted, which the launcher has
 		i.markGone()
 	}
 }
@@ -254,6 +272,7 @@ func (i *Init) orphaned() {
 		return
 	}
 	_ = unix.PidfdSendSignal(pidfd, unix.SIGKILL, nil, 0) // it may be dead already
+	i.l.watch().remove(pidfd)                             // the watch for an ordinary end
 	var once sync.Once
 	if err := i.l.watch().add(pidfd, func() {
 		once.Do(func() {

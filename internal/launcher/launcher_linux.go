@@ -122,9 +122,10 @@ func (l *Launcher) retain() error {
 	}
 	if l.users == 0 {
 		// Nobody watched meanwhile: is it still there?
-		n, err := unix.Poll([]unix.PollFd{{Fd: int32(l.sock), Events: unix.POLLIN}}, 0)
+		// What it has said meanwhile waits to be read: only its end counts.
+		n, err := unix.Poll([]unix.PollFd{{Fd: int32(l.sock), Events: unix.POLLRDHUP}}, 0)
 		for errors.Is(err, unix.EINTR) { // even without a wait: a signal was pending
-			n, err = unix.Poll([]unix.PollFd{{Fd: int32(l.sock), Events: unix.POLLIN}}, 0)
+			n, err = unix.Poll([]unix.PollFd{{Fd: int32(l.sock), Events: unix.POLLRDHUP}}, 0)
 		}
 		if err != nil || n != 0 {
 			return ErrDied
@@ -314,7 +315,8 @@ func noTurn(why error) error {
 		Op: "start the launcher", Err: fmt.Errorf("%w: %w", ErrNoTurn, why),
 		Remedy: "the program's own binary is executed once more as " + boot.Name +
 			", and a package whose init ran first exited, waited or took over: " +
-			"it must not do so when os.Args[0] is " + strconv.Quote(boot.Name),
+			"it must not do so when os.Args[0] is " + strconv.Quote(boot.Name) +
+			"; nor can a program run that is built with -race and with -coverpkg for internal/rawproc",
 	}
 }
 

@@ -41,17 +41,9 @@ func NewBuilder(phase Phase, arch Arch, regs *Registers) *Builder {
 func NewSilentBuilder(phase Phase, arch Arch, regs *Registers) *Builder {
 	b := NewBuilder(phase, arch, regs)
 	b.labels = false
-	b.p.Steps = make([]Step, 0, 32)
-	b.p.data = make([]byte, 0, 1024)
+	b.p.Steps = make([]Step, 0, map[Phase]int{Prepare: 40, Parent: 8, Child: 130, Exec: 90}[phase])
+	b.p.data = make([]byte, 0, 4096)
 	return b
-}
-
-// text formats a label, if labels are wanted.
-func (b *Builder) text(format string, args ...any) string {
-	if !b.labels {
-		return ""
-	}
-	return fmt.Sprintf(format, args...)
 }
 
 // Plan returns what was built.
@@ -65,29 +57,35 @@ func (b *Builder) Register(name string) Reg { return b.regs.New(name) }
 
 // place puts bytes into the data, 8-aligned, and returns their offset.
 func (b *Builder) place(v []byte) uint64 {
-	for len(b.p.data)%8 != 0 {
-		b.p.data = append(b.p.data, 0)
-	}
-	off := uint64(len(b.p.data))
+	off := b.align()
 	b.p.data = append(b.p.data, v...)
 	return off
 }
 
-func (b *Builder) str(s string) Arg {
-	if off, ok := b.seen[s]; ok {
-		return Arg{argPtr, off}
+// align ends the data at a multiple of 8, where the next thing goes.
+func (b *Builder) align() uint64 {
+	for len(b.p.data)%8 != 0 {
+		b.p.data = append(b.p.data, 0)
 	}
-	off := b.place(append([]byte(s), 0))
-	b.seen[s] = off
+	return uint64(len(b.p.data))
+}
+
+func (b *Builder) str(s string) Arg {
+	off, ok := b.seen[s]
+	if !ok {
+		off = b.align()
+		b.p.data = append(append(b.p.data, s...), 0)
+		b.seen[s] = off
+	}
 	return Arg{argPtr, off}
 }
 
 func (b *Builder) words(v ...uint64) Arg {
-	buf := make([]byte, 0, 8*len(v))
+	off := b.align()
 	for _, w := range v {
-		buf = binary.LittleEndian.AppendUint64(buf, w)
+		b.p.data = binary.LittleEndian.AppendUint64(b.p.data, w)
 	}
-	return Arg{argPtr, b.place(buf)}
+	return Arg{argPtr, off}
 }
 
 // vector is a NULL-terminated array of string addresses, as execve wants.
@@ -103,8 +101,12 @@ func (b *Builder) vector(list []string) Arg {
 	return arg
 }
 
-func (b *Builder) add(call Call, label, path string, args ...Arg) *Step {
-	s := Step{Call: call, Dst: -1, Label: label, Path: path, Op: call.String()}
+// add appends a step; label is called where labels are wanted.
+func (b *Builder) add(call Call, label func() string, path string, args ...Arg) *Step {
+	s := Step{Call: call, Dst: -1, Path: path, Op: call.String()}
+	if b.labels {
+		s.Label = label()
+	}
 	copy(s.Args[:], args)
 	b.p.Steps = append(b.p.Steps, s)
 	return &b.p.Steps[len(b.p.Steps)-1]
@@ -175,12 +177,11 @@ func (b *Builder) oflags(f uint64) uint64 {
 
 // Openat adds openat(2).
 func (b *Builder) Openat(dir Dir, path string, flags uint64, mode uint32, name string) Reg {
-	label := b.text("openat(%s, %q, %s", dir, path, names(openFlags, flags))
-	if b.labels && flags&OCREAT != 0 {
-		label += b.text(", %#o", mode)
-	}
-	if b.labels {
-		label += ")"
+	label := func() string {
+		if flags&OCREAT == 0 {
+			return fmt.Sprintf("openat(%s, %q, %s)", dir, path, names(openFlags, flags))
+		}
+		return fmt.Sprintf("openat(%s, %q, %s, %#o)", dir, path, names(openFlags, flags), mode)
 	}
 	return b.result(b.add(callOpenat, label, path, dir.arg, b.str(path), Imm(b.oflags(flags)), Imm(mode)), name)
 }
@@ -188,15 +189,15 @@ func (b *Builder) Openat(dir Dir, path string, flags uint64, mode uint32, name s
 // Openat2 adds openat2(2): every component is resolved by the given rules.
 func (b *Builder) Openat2(dir Dir, path string, flags uint64, mode uint32, resolve uint64, name string) Reg {
 	m := uint64(0)
-	label := b.text("openat2(%s, %q, {flags=%s", dir, path, names(openFlags, flags))
 	if flags&OCREAT != 0 {
 		m = uint64(mode)
-		if b.labels {
-			label += b.text(", mode=%#o", mode)
-		}
 	}
-	if b.labels {
-		label += b.text(", resolve=%s})", names(resolveFlags, resolve))
+	label := func() string {
+		shown := ""
+		if flags&OCREAT != 0 {
+			shown = fmt.Sprintf(", mode=%#o", mode)
+		}
+		return fmt.Sprintf("openat2(%s, %q, {flags=%s%s, resolve=%s})", dir, path, names(openFlags, flags), shown, names(resolveFlags, resolve))
 	}
 	how := b.words(b.oflags(flags), m, resolve)
 	return b.result(b.add(callOpenat2, label, path, dir.arg, b.str(path), how, Imm(24)), name)
@@ -204,33 +205,36 @@ func (b *Builder) Openat2(dir Dir, path string, flags uint64, mode uint32, resol
 
 // Mkdirat adds mkdirat(2).
 func (b *Builder) Mkdirat(dir Dir, path string, mode uint32) {
-	b.add(callMkdirat, b.text("mkdirat(%s, %q, %#o)", dir, path, mode), path, dir.arg, b.str(path), Imm(mode))
+	b.add(callMkdirat, func() string { return fmt.Sprintf("mkdirat(%s, %q, %#o)", dir, path, mode) }, path, dir.arg, b.str(path), Imm(mode))
 }
 
 // Symlinkat adds symlinkat(2).
 func (b *Builder) Symlinkat(target string, dir Dir, path string) {
-	b.add(callSymlinkat, b.text("symlinkat(%q, %s, %q)", target, dir, path), path, b.str(target), dir.arg, b.str(path))
+	b.add(callSymlinkat, func() string { return fmt.Sprintf("symlinkat(%q, %s, %q)", target, dir, path) }, path, b.str(target), dir.arg, b.str(path))
 }
 
 // Unlinkat adds unlinkat(2).
 func (b *Builder) Unlinkat(dir Dir, path string, flags uint64) {
-	b.add(callUnlinkat, b.text("unlinkat(%s, %q, %#x)", dir, path, flags), path, dir.arg, b.str(path), Imm(flags))
+	b.add(callUnlinkat, func() string { return fmt.Sprintf("unlinkat(%s, %q, %#x)", dir, path, flags) }, path, dir.arg, b.str(path), Imm(flags))
 }
 
 // Read adds read(2) of up to n bytes that nobody looks at.
 func (b *Builder) Read(fd Reg, n int) {
-	b.add(callRead, b.text("read(%s, <%d bytes>, %d)", fd, n, n), "", fd.Arg(), Arg{argPtr, b.place(make([]byte, n))}, Imm(n))
+	b.add(callRead, func() string { return fmt.Sprintf("read(%s, <%d bytes>, %d)", fd, n, n) }, "", fd.Arg(), Arg{argPtr, b.place(make([]byte, n))}, Imm(n))
 }
 
 // Write adds write(2) of all of data; Explain shows its length only, when it is long.
 func (b *Builder) Write(fd Reg, data []byte, path string) {
-	shown := b.text("<%d bytes>", len(data))
-	if b.labels && len(data) <= 48 {
-		shown = b.text("%q", data)
-	}
 	// A zero byte more: an empty write needs an address as well.
-	arg := Arg{argPtr, b.place(append(append([]byte(nil), data...), 0))}
-	s := b.add(callWrite, b.text("write(%s, %s, %d) = %d", fd, shown, len(data), len(data)), path, fd.Arg(), arg, Imm(len(data)))
+	arg := Arg{argPtr, b.place(data)}
+	b.p.data = append(b.p.data, 0)
+	s := b.add(callWrite, func() string {
+		shown := fmt.Sprintf("<%d bytes>", len(data))
+		if len(data) <= 48 {
+			shown = fmt.Sprintf("%q", data)
+		}
+		return fmt.Sprintf("write(%s, %s, %d) = %d", fd, shown, len(data), len(data))
+	}, path, fd.Arg(), arg, Imm(len(data)))
 	if len(data) < 4096 {
 		return // the kernel's files and one page: all or an error
 	}
@@ -242,98 +246,102 @@ func (b *Builder) Write(fd Reg, data []byte, path string) {
 	}
 	s.Dst = b.count.n
 	word := b.words(0)
-	b.add(callPoke, "poke <count>", path, word, b.count.Arg())
-	b.check(word.value, ^uint64(0), uint64(len(data)), b.text("<count> == %d", len(data)), path, enospc)
+	b.add(callPoke, func() string { return "poke <count>" }, path, word, b.count.Arg())
+	b.check(word.value, ^uint64(0), uint64(len(data)), func() string { return fmt.Sprintf("<count> == %d", len(data)) }, path, enospc)
 }
 
 // Close adds close(2).
-func (b *Builder) Close(fd Reg) { b.add(callClose, b.text("close(%s)", fd), "", fd.Arg()) }
+func (b *Builder) Close(fd Reg) {
+	b.add(callClose, func() string { return fmt.Sprintf("close(%s)", fd) }, "", fd.Arg())
+}
 
 // CloseRange adds close_range(2).
 func (b *Builder) CloseRange(first, last uint32) {
-	b.add(callCloseRange, b.text("close_range(%d, %#x, 0)", first, last), "", Imm(first), Imm(last), Imm(0))
+	b.add(callCloseRange, func() string { return fmt.Sprintf("close_range(%d, %#x, 0)", first, last) }, "", Imm(first), Imm(last), Imm(0))
 }
 
 // Fchmod adds fchmod(2): unlike a mode given to open it does not meet the umask.
 func (b *Builder) Fchmod(fd Reg, mode uint32) {
-	b.add(callFchmod, b.text("fchmod(%s, %#o)", fd, mode), "", fd.Arg(), Imm(mode))
+	b.add(callFchmod, func() string { return fmt.Sprintf("fchmod(%s, %#o)", fd, mode) }, "", fd.Arg(), Imm(mode))
 }
 
 // Fchown adds fchown(2).
 func (b *Builder) Fchown(fd Reg, uid, gid uint32) {
-	b.add(callFchown, b.text("fchown(%s, %d, %d)", fd, uid, gid), "", fd.Arg(), Imm(uid), Imm(gid))
+	b.add(callFchown, func() string { return fmt.Sprintf("fchown(%s, %d, %d)", fd, uid, gid) }, "", fd.Arg(), Imm(uid), Imm(gid))
 }
 
 // Fchdir adds fchdir(2).
 func (b *Builder) Fchdir(fd Reg, path string) {
-	b.add(callFchdir, b.text("fchdir(%s)", fd), path, fd.Arg())
+	b.add(callFchdir, func() string { return fmt.Sprintf("fchdir(%s)", fd) }, path, fd.Arg())
 }
 
 // Chdir adds chdir(2).
 func (b *Builder) Chdir(path string) {
-	b.add(callChdir, b.text("chdir(%q)", path), path, b.str(path))
+	b.add(callChdir, func() string { return fmt.Sprintf("chdir(%q)", path) }, path, b.str(path))
 }
 
 // Chroot adds chroot(2).
 func (b *Builder) Chroot(path string) {
-	b.add(callChroot, b.text("chroot(%q)", path), path, b.str(path))
+	b.add(callChroot, func() string { return fmt.Sprintf("chroot(%q)", path) }, path, b.str(path))
 }
 
 // Dup3 adds dup3(2) to a fixed number.
 func (b *Builder) Dup3(from Reg, to int, flags uint64) {
-	b.add(callDup3, b.text("dup3(%s, %d, %s)", from, to, names(openFlags, flags)), "", from.Arg(), Imm(to), Imm(flags))
+	b.add(callDup3, func() string { return fmt.Sprintf("dup3(%s, %d, %s)", from, to, names(openFlags, flags)) }, "", from.Arg(), Imm(to), Imm(flags))
 }
 
 // DupAbove adds fcntl(2) with F_DUPFD_CLOEXEC: the lowest free number from least on.
 func (b *Builder) DupAbove(from Reg, least int, name string) Reg {
 	const dupfdCloexec = 1030
-	return b.result(b.add(callFcntl, b.text("fcntl(%s, F_DUPFD_CLOEXEC, %d)", from, least), "", from.Arg(), Imm(dupfdCloexec), Imm(least)), name)
+	return b.result(b.add(callFcntl, func() string { return fmt.Sprintf("fcntl(%s, F_DUPFD_CLOEXEC, %d)", from, least) }, "", from.Arg(), Imm(dupfdCloexec), Imm(least)), name)
 }
 
 // Umask adds umask(2).
 func (b *Builder) Umask(mask uint32) {
-	b.add(callUmask, b.text("umask(%#o)", mask), "", Imm(mask))
+	b.add(callUmask, func() string { return fmt.Sprintf("umask(%#o)", mask) }, "", Imm(mask))
 }
 
 // Fsopen adds fsopen(2).
 func (b *Builder) Fsopen(fstype, name string) Reg {
-	return b.result(b.add(callFsopen, b.text("fsopen(%q, FSOPEN_CLOEXEC)", fstype), fstype, b.str(fstype), Imm(1)), name)
+	return b.result(b.add(callFsopen, func() string { return fmt.Sprintf("fsopen(%q, FSOPEN_CLOEXEC)", fstype) }, fstype, b.str(fstype), Imm(1)), name)
 }
 
 // FsconfigString adds fsconfig(2) with FSCONFIG_SET_STRING.
 func (b *Builder) FsconfigString(fs Reg, key, value string) {
-	b.add(callFsconfig, b.text("fsconfig(%s, FSCONFIG_SET_STRING, %q, %q, 0)", fs, key, value), key,
+	b.add(callFsconfig, func() string { return fmt.Sprintf("fsconfig(%s, FSCONFIG_SET_STRING, %q, %q, 0)", fs, key, value) }, key,
 		fs.Arg(), Imm(1), b.str(key), b.str(value), Imm(0))
 }
 
 // FsconfigCreate adds fsconfig(2) with FSCONFIG_CMD_CREATE.
 func (b *Builder) FsconfigCreate(fs Reg, path string) {
-	b.add(callFsconfig, b.text("fsconfig(%s, FSCONFIG_CMD_CREATE, NULL, NULL, 0)", fs), path, fs.Arg(), Imm(6), Imm(0), Imm(0), Imm(0))
+	b.add(callFsconfig, func() string { return fmt.Sprintf("fsconfig(%s, FSCONFIG_CMD_CREATE, NULL, NULL, 0)", fs) }, path, fs.Arg(), Imm(6), Imm(0), Imm(0), Imm(0))
 }
 
 // FsconfigReadOnly makes a file system that is mounted already read-only, with
 // all its mounts.
 func (b *Builder) FsconfigReadOnly(fs Reg, path string) {
-	b.add(callFsconfig, b.text("fsconfig(%s, FSCONFIG_SET_FLAG, \"ro\", NULL, 0)", fs), path, fs.Arg(), Imm(0), b.str("ro"), Imm(0), Imm(0))
-	b.add(callFsconfig, b.text("fsconfig(%s, FSCONFIG_CMD_RECONFIGURE, NULL, NULL, 0)", fs), path, fs.Arg(), Imm(7), Imm(0), Imm(0), Imm(0))
+	b.add(callFsconfig, func() string { return fmt.Sprintf("fsconfig(%s, FSCONFIG_SET_FLAG, \"ro\", NULL, 0)", fs) }, path, fs.Arg(), Imm(0), b.str("ro"), Imm(0), Imm(0))
+	b.add(callFsconfig, func() string { return fmt.Sprintf("fsconfig(%s, FSCONFIG_CMD_RECONFIGURE, NULL, NULL, 0)", fs) }, path, fs.Arg(), Imm(7), Imm(0), Imm(0), Imm(0))
 }
 
 // Fsmount adds fsmount(2): a mount that is attached nowhere yet.
 func (b *Builder) Fsmount(fs Reg, attrs uint64, path, name string) Reg {
-	return b.result(b.add(callFsmount, b.text("fsmount(%s, FSMOUNT_CLOEXEC, %s)", fs, names(attrFlags, attrs)), path, fs.Arg(), Imm(1), Imm(attrs)), name)
+	return b.result(b.add(callFsmount, func() string { return fmt.Sprintf("fsmount(%s, FSMOUNT_CLOEXEC, %s)", fs, names(attrFlags, attrs)) }, path, fs.Arg(), Imm(1), Imm(attrs)), name)
 }
 
 // OpenTree adds open_tree(2); with OpenTreeClone the result is a detached copy.
 func (b *Builder) OpenTree(dir Dir, path string, flags uint64, name string) Reg {
 	flags |= openTreeCloexe
-	return b.result(b.add(callOpenTree, b.text("open_tree(%s, %q, %s)", dir, path, names(treeFlags, flags)), path,
+	return b.result(b.add(callOpenTree, func() string { return fmt.Sprintf("open_tree(%s, %q, %s)", dir, path, names(treeFlags, flags)) }, path,
 		dir.arg, b.str(path), Imm(flags)), name)
 }
 
 // MoveMount adds move_mount(2) of the mount itself; flags may hold MoveToEmpty.
 func (b *Builder) MoveMount(mount Reg, dir Dir, path string, flags uint64) {
 	flags |= MoveFromEmpty
-	b.add(callMoveMount, b.text("move_mount(%s, \"\", %s, %q, %s)", mount, dir, path, names(moveFlags, flags)), path,
+	b.add(callMoveMount, func() string {
+		return fmt.Sprintf("move_mount(%s, \"\", %s, %q, %s)", mount, dir, path, names(moveFlags, flags))
+	}, path,
 		mount.Arg(), b.str(""), dir.arg, b.str(path), Imm(flags))
 }
 
@@ -341,54 +349,56 @@ func (b *Builder) MoveMount(mount Reg, dir Dir, path string, flags uint64) {
 // of MSPrivate and its kin.
 func (b *Builder) MountSetattr(mount Reg, flags, set, propagation uint64, path string) {
 	flags |= ATEmptyPath
-	shown := ""
-	if b.labels && propagation != 0 {
-		shown = b.text(", propagation=%s", names(mountFlags, propagation))
-	}
-	b.add(callMountSetattr, b.text("mount_setattr(%s, \"\", %s, {attr_set=%s%s})", mount, names(treeFlags, flags), names(attrFlags, set), shown), path,
+	b.add(callMountSetattr, func() string {
+		shown := ""
+		if propagation != 0 {
+			shown = fmt.Sprintf(", propagation=%s", names(mountFlags, propagation))
+		}
+		return fmt.Sprintf("mount_setattr(%s, \"\", %s, {attr_set=%s%s})", mount, names(treeFlags, flags), names(attrFlags, set), shown)
+	}, path,
 		mount.Arg(), b.str(""), Imm(flags), b.words(set, 0, propagation, 0), Imm(32))
 }
 
 // Propagation adds mount(2) that changes how mounts spread from here.
 func (b *Builder) Propagation(path string, flags uint64) {
-	b.add(callMount, b.text("mount(NULL, %q, NULL, %s, NULL)", path, names(mountFlags, flags)), path,
+	b.add(callMount, func() string { return fmt.Sprintf("mount(NULL, %q, NULL, %s, NULL)", path, names(mountFlags, flags)) }, path,
 		Imm(0), b.str(path), Imm(0), Imm(flags), Imm(0))
 }
 
 // PivotRoot adds pivot_root(2).
 func (b *Builder) PivotRoot(newRoot, putOld string) {
-	b.add(callPivotRoot, b.text("pivot_root(%q, %q)", newRoot, putOld), newRoot, b.str(newRoot), b.str(putOld))
+	b.add(callPivotRoot, func() string { return fmt.Sprintf("pivot_root(%q, %q)", newRoot, putOld) }, newRoot, b.str(newRoot), b.str(putOld))
 }
 
 // Umount2 adds umount2(2).
 func (b *Builder) Umount2(path string, flags uint64) {
-	b.add(callUmount2, b.text("umount2(%q, MNT_DETACH)", path), path, b.str(path), Imm(flags))
+	b.add(callUmount2, func() string { return fmt.Sprintf("umount2(%q, MNT_DETACH)", path) }, path, b.str(path), Imm(flags))
 }
 
 // Sethostname adds sethostname(2).
 func (b *Builder) Sethostname(name string) {
-	b.add(callSethostname, b.text("sethostname(%q, %d)", name, len(name)), "", b.str(name), Imm(len(name)))
+	b.add(callSethostname, func() string { return fmt.Sprintf("sethostname(%q, %d)", name, len(name)) }, "", b.str(name), Imm(len(name)))
 }
 
 // LinkUp adds what brings a network interface up: a socket and two ioctls'
 // worth of one, SIOCSIFFLAGS with IFF_UP (netdevice(7)).
 func (b *Builder) LinkUp(link string) {
 	const afInet, sockDgram, siocsifflags, iffUp = 2, 2 | OCLOEXEC, 0x8914, 1
-	s := b.result(b.add(callSocket, "socket(AF_INET, SOCK_DGRAM|SOCK_CLOEXEC, 0)", link, Imm(afInet), Imm(sockDgram), Imm(0)), "socket")
+	s := b.result(b.add(callSocket, func() string { return "socket(AF_INET, SOCK_DGRAM|SOCK_CLOEXEC, 0)" }, link, Imm(afInet), Imm(sockDgram), Imm(0)), "socket")
 	ifreq := make([]byte, 40)
 	copy(ifreq[:15], link)
 	binary.LittleEndian.PutUint16(ifreq[16:], iffUp)
-	b.add(callIoctl, b.text("ioctl(%s, SIOCSIFFLAGS, {ifr_name=%q, ifr_flags=IFF_UP})", s, link), link,
+	b.add(callIoctl, func() string { return fmt.Sprintf("ioctl(%s, SIOCSIFFLAGS, {ifr_name=%q, ifr_flags=IFF_UP})", s, link) }, link,
 		s.Arg(), Imm(siocsifflags), Arg{argPtr, b.place(ifreq)})
 	b.Close(s)
 }
 
 // Setsid adds setsid(2).
-func (b *Builder) Setsid() { b.add(callSetsid, "setsid()", "") }
+func (b *Builder) Setsid() { b.add(callSetsid, func() string { return "setsid()" }, "") }
 
 // Prlimit adds prlimit64(2) on the caller itself.
 func (b *Builder) Prlimit(resource int, name string, soft, hard uint64) {
-	b.add(callPrlimit, b.text("prlimit64(0, %s, {%s, %s}, NULL)", name, limit(soft), limit(hard)), name,
+	b.add(callPrlimit, func() string { return fmt.Sprintf("prlimit64(0, %s, {%s, %s}, NULL)", name, limit(soft), limit(hard)) }, name,
 		Imm(0), Imm(resource), b.words(soft, hard), Imm(0))
 }
 
@@ -404,15 +414,17 @@ func (v limit) String() string {
 
 // Prctl adds prctl(2).
 func (b *Builder) Prctl(op int, name string, args ...uint64) {
-	list := []Arg{Imm(op)}
-	shown := name
-	for _, a := range args {
-		list = append(list, Imm(a))
-		if b.labels {
-			shown += b.text(", %d", a)
-		}
+	list := [6]Arg{Imm(op)}
+	for i, a := range args {
+		list[i+1] = Imm(a)
 	}
-	b.add(callPrctl, b.text("prctl(%s)", shown), name, list...)
+	b.add(callPrctl, func() string {
+		shown := name
+		for _, a := range args {
+			shown += fmt.Sprintf(", %d", a)
+		}
+		return fmt.Sprintf("prctl(%s)", shown)
+	}, name, list[:1+len(args)]...)
 }
 
 // Seccomp adds prctl(2) with PR_SET_SECCOMP and a filter of 8-byte instructions.
@@ -421,7 +433,9 @@ func (b *Builder) Seccomp(filter []uint64, what string) {
 	prog := b.words(filter...)
 	fprog := b.words(uint64(len(filter)), prog.value)
 	b.p.relocs = append(b.p.relocs, uint32(fprog.value)+8)
-	b.add(callPrctl, b.text("prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, {len=%d, %s})", len(filter), what), "seccomp",
+	b.add(callPrctl, func() string {
+		return fmt.Sprintf("prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, {len=%d, %s})", len(filter), what)
+	}, "seccomp",
 		Imm(setSeccomp), Imm(modeFilter), fprog)
 }
 
@@ -431,31 +445,29 @@ func (b *Builder) Setgroups(groups []uint32) {
 	for _, g := range groups {
 		raw = binary.LittleEndian.AppendUint32(raw, g)
 	}
-	shown := ""
-	if b.labels {
-		shown = strings.ReplaceAll(fmt.Sprint(groups), " ", ", ")
-	}
-	b.add(callSetgroups, b.text("setgroups(%d, %s)", len(groups), shown), "", Imm(len(groups)), Arg{argPtr, b.place(append(raw, 0, 0, 0, 0))})
+	b.add(callSetgroups, func() string {
+		return fmt.Sprintf("setgroups(%d, %s)", len(groups), strings.ReplaceAll(fmt.Sprint(groups), " ", ", "))
+	}, "", Imm(len(groups)), Arg{argPtr, b.place(append(raw, 0, 0, 0, 0))})
 }
 
 // Setresuid adds setresuid(2) with one id for all three.
 func (b *Builder) Setresuid(id uint32) {
-	b.add(callSetresuid, b.text("setresuid(%d, %d, %d)", id, id, id), "", Imm(id), Imm(id), Imm(id))
+	b.add(callSetresuid, func() string { return fmt.Sprintf("setresuid(%d, %d, %d)", id, id, id) }, "", Imm(id), Imm(id), Imm(id))
 }
 
 // Setresgid adds setresgid(2) with one id for all three.
 func (b *Builder) Setresgid(id uint32) {
-	b.add(callSetresgid, b.text("setresgid(%d, %d, %d)", id, id, id), "", Imm(id), Imm(id), Imm(id))
+	b.add(callSetresgid, func() string { return fmt.Sprintf("setresgid(%d, %d, %d)", id, id, id) }, "", Imm(id), Imm(id), Imm(id))
 }
 
 // Setfsuid adds setfsuid(2).
 func (b *Builder) Setfsuid(id uint32) {
-	b.add(callSetfsuid, b.text("setfsuid(%d)", id), "", Imm(id))
+	b.add(callSetfsuid, func() string { return fmt.Sprintf("setfsuid(%d)", id) }, "", Imm(id))
 }
 
 // Setfsgid adds setfsgid(2).
 func (b *Builder) Setfsgid(id uint32) {
-	b.add(callSetfsgid, b.text("setfsgid(%d)", id), "", Imm(id))
+	b.add(callSetfsgid, func() string { return fmt.Sprintf("setfsgid(%d)", id) }, "", Imm(id))
 }
 
 // Capset adds capset(2) on the caller, version 3.
@@ -464,28 +476,30 @@ func (b *Builder) Capset(effective, permitted, inheritable uint64) {
 	lo, hi := func(v uint64) uint64 { return v & 0xffffffff }, func(v uint64) uint64 { return v >> 32 }
 	hdr := b.words(version3)
 	data := b.words(lo(effective)|lo(permitted)<<32, lo(inheritable)|hi(effective)<<32, hi(permitted)|hi(inheritable)<<32)
-	b.add(callCapset, b.text("capset({_LINUX_CAPABILITY_VERSION_3, 0}, {effective=%#x, permitted=%#x, inheritable=%#x})", effective, permitted, inheritable), "", hdr, data)
+	b.add(callCapset, func() string {
+		return fmt.Sprintf("capset({_LINUX_CAPABILITY_VERSION_3, 0}, {effective=%#x, permitted=%#x, inheritable=%#x})", effective, permitted, inheritable)
+	}, "", hdr, data)
 }
 
 // JoinSessionKeyring adds keyctl(2): a new, empty session keyring.
 func (b *Builder) JoinSessionKeyring() {
-	b.add(callKeyctl, "keyctl(KEYCTL_JOIN_SESSION_KEYRING, NULL)", "", Imm(1), Imm(0))
+	b.add(callKeyctl, func() string { return "keyctl(KEYCTL_JOIN_SESSION_KEYRING, NULL)" }, "", Imm(1), Imm(0))
 }
 
 // Unshare adds unshare(2).
 func (b *Builder) Unshare(flags uint64) {
-	b.add(callUnshare, b.text("unshare(%s)", names(unshareFlags, flags)), "", Imm(flags))
+	b.add(callUnshare, func() string { return fmt.Sprintf("unshare(%s)", names(unshareFlags, flags)) }, "", Imm(flags))
 }
 
 // UnblockSignals adds rt_sigprocmask(2) with an empty mask.
 func (b *Builder) UnblockSignals() {
 	const setmask = 2
-	b.add(callSigprocmask, "rt_sigprocmask(SIG_SETMASK, [], NULL, 8)", "", Imm(setmask), b.words(0), Imm(0), Imm(8))
+	b.add(callSigprocmask, func() string { return "rt_sigprocmask(SIG_SETMASK, [], NULL, 8)" }, "", Imm(setmask), b.words(0), Imm(0), Imm(8))
 }
 
 // ResetScheduler adds sched_setscheduler(2) to SCHED_OTHER.
 func (b *Builder) ResetScheduler() {
-	b.add(callSchedSetscheduler, "sched_setscheduler(0, SCHED_OTHER, [0])", "", Imm(0), Imm(0), b.words(0))
+	b.add(callSchedSetscheduler, func() string { return "sched_setscheduler(0, SCHED_OTHER, [0])" }, "", Imm(0), Imm(0), b.words(0))
 }
 
 // Environment is a list of strings placed once for several execve steps.
@@ -496,7 +510,7 @@ func (b *Builder) Strings(list []string) Environment { return Environment{b.vect
 
 // Execve adds execve(2). A step after it runs only if its errno is tolerated.
 func (b *Builder) Execve(path string, argv, envp Environment, argc, envc int) {
-	b.add(callExecve, b.text("execve(%q, <%d arguments>, <%d variables>)", path, argc, envc), path, b.str(path), argv.arg, envp.arg)
+	b.add(callExecve, func() string { return fmt.Sprintf("execve(%q, <%d arguments>, <%d variables>)", path, argc, envc) }, path, b.str(path), argv.arg, envp.arg)
 }
 
 // Verify is a check that a descriptor is what its path claims: statx(2), then a
@@ -505,11 +519,11 @@ func (b *Builder) Verify(fd Reg, path string, mode uint16, major, minor uint32) 
 	const emptyPath, basic = ATEmptyPath, 0x7ff
 	const sIFMT = 0o170000
 	buf := Arg{argPtr, b.place(make([]byte, 256))}
-	b.add(callStatx, b.text("statx(%s, \"\", AT_EMPTY_PATH, STATX_BASIC_STATS)", fd), path, fd.Arg(), b.str(""), Imm(emptyPath), Imm(basic), buf)
+	b.add(callStatx, func() string { return fmt.Sprintf("statx(%s, \"\", AT_EMPTY_PATH, STATX_BASIC_STATS)", fd) }, path, fd.Arg(), b.str(""), Imm(emptyPath), Imm(basic), buf)
 	// struct statx: stx_mode is the 16 bits at 28; stx_rdev_major and _minor stand at 128 and 132.
-	b.check(buf.value+24, sIFMT<<32, uint64(mode)<<32, b.text("stx_mode&S_IFMT == %#o", mode), path, estale)
+	b.check(buf.value+24, sIFMT<<32, uint64(mode)<<32, func() string { return fmt.Sprintf("stx_mode&S_IFMT == %#o", mode) }, path, estale)
 	if major != 0 {
-		b.check(buf.value+128, ^uint64(0), uint64(major)|uint64(minor)<<32, b.text("stx_rdev == %d:%d", major, minor), path, estale)
+		b.check(buf.value+128, ^uint64(0), uint64(major)|uint64(minor)<<32, func() string { return fmt.Sprintf("stx_rdev == %d:%d", major, minor) }, path, estale)
 	}
 }
 
@@ -517,8 +531,8 @@ func (b *Builder) Verify(fd Reg, path string, mode uint16, major, minor uint32) 
 // answers "(unreachable)…" for one that was left outside.
 func (b *Builder) Inside(path string) {
 	buf := Arg{argPtr, b.place(make([]byte, 4104))}
-	b.add(callGetcwd, "getcwd(<4096 bytes>)", path, buf, Imm(4096))
-	b.check(buf.value, 0xff, '/', "the path begins with /", path, estale)
+	b.add(callGetcwd, func() string { return "getcwd(<4096 bytes>)" }, path, buf, Imm(4096))
+	b.check(buf.value, 0xff, '/', func() string { return "the path begins with /" }, path, estale)
 }
 
 // estale answers a check of what a file is: it is not what it was.
@@ -526,8 +540,8 @@ const estale = 116
 
 // check compares eight bytes of the data under a mask; errno is the answer
 // where they differ.
-func (b *Builder) check(off, mask, want uint64, what, path string, errno uint32) {
-	b.add(callCheck, b.text("check %s", what), path, Arg{argPtr, off}, Imm(mask), Imm(want), Imm(errno))
+func (b *Builder) check(off, mask, want uint64, what func() string, path string, errno uint32) {
+	b.add(callCheck, func() string { return "check " + what() }, path, Arg{argPtr, off}, Imm(mask), Imm(want), Imm(errno))
 }
 
 // RemoveState is the launcher's last act on a state directory whose descriptors
@@ -535,10 +549,10 @@ func (b *Builder) check(off, mask, want uint64, what, path string, errno uint32)
 // user, who alone gets the lock.
 func (b *Builder) RemoveState(dir, ids int, owner, path string) {
 	const lockExNb, removeDir, enoent, enotempty = 2 | 4, 0x200, 2, 39
-	b.add(callUnlinkat, b.text("unlinkat(%d, %q, 0)", dir, owner), owner, Imm(dir), b.str(owner), Imm(0))
+	b.add(callUnlinkat, func() string { return fmt.Sprintf("unlinkat(%d, %q, 0)", dir, owner) }, owner, Imm(dir), b.str(owner), Imm(0))
 	b.Tolerate(enoent)
-	b.add(callFlock, b.text("flock(%d, LOCK_EX|LOCK_NB)", ids), "ids", Imm(ids), Imm(lockExNb))
-	b.add(callUnlinkat, b.text("unlinkat(%d, \"ids\", 0)", dir), "ids", Imm(dir), b.str("ids"), Imm(0))
+	b.add(callFlock, func() string { return fmt.Sprintf("flock(%d, LOCK_EX|LOCK_NB)", ids) }, "ids", Imm(ids), Imm(lockExNb))
+	b.add(callUnlinkat, func() string { return fmt.Sprintf("unlinkat(%d, \"ids\", 0)", dir) }, "ids", Imm(dir), b.str("ids"), Imm(0))
 	b.Tolerate(enoent)
 	b.Unlinkat(CWD, path, removeDir)
 	b.Tolerate(enoent, enotempty)

@@ -229,10 +229,10 @@ func (w *world) empty(flags uint32) {
 			break
 		}
 	}
-	w.say(initSocket, AnsEmpty, 0, 0, 0, 0)
 	if flags&FlagFinish != 0 {
-		exit(0)
+		exit(0) // which says it too
 	}
+	w.say(initSocket, AnsEmpty, 0, 0, 0, 0)
 }
 
 // drain waits for one child and takes what else has ended; true when no child

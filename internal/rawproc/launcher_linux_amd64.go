@@ -260,12 +260,11 @@ func (w *world) spawn(plans uintptr) {
 			return
 		}
 	}
-	w.answer = Answer{Op: AnsSpawned, ID: h.ID, PID: uint32(pid)}
-	if !w.send(ControlFD, pidfd) {
-		return // the host is gone: the loop will see it
-	}
+	// Init first: its part is the longer one.
 	w.byte[0] = 1
 	call(syscall.SYS_WRITE, uintptr(w.pipe[1]), w.base()+unsafe.Offsetof(w.byte), 1, 0, 0, 0)
+	w.answer = Answer{Op: AnsSpawned, ID: h.ID, PID: uint32(pid)}
+	w.send(ControlFD, pidfd) // where the host is gone, the loop will see it
 }
 
 // discard ends an init that has not begun and forgets it; its teardown is run.
