@@ -92,8 +92,8 @@ func ownerLives(path string) bool {
 	return err == nil && unix.Kill(pid, 0) != unix.ESRCH
 }
 
-// descendants finds the processes below this one. The launcher is left out: it
-// stays for the next container.
+// descendants finds the processes below this one. The launcher is left out, which
+// stays for the next container, and so is one init that it has ready for it.
 func descendants() (map[int]string, error) {
 	entries, err := os.ReadDir("/proc")
 	if err != nil {
@@ -130,6 +130,12 @@ func descendants() (map[int]string, error) {
 	for pid := range out {
 		if parent[pid] == self && launcher(pid) {
 			delete(out, pid)
+			for child := range out {
+				if parent[child] == pid && strings.HasPrefix(name[child], strconv.Itoa(child)+" (inlay-spare)") {
+					delete(out, child)
+					break
+				}
+			}
 		}
 	}
 	return out, nil

@@ -5,21 +5,31 @@ import (
 	"unsafe"
 )
 
-// begin is init's life, from the clone on: it waits for its id maps, takes the
-// child plan, and then requests for jobs until its socket or its launcher ends.
+// begin is init's life, from the clone on: it waits until it may begin, its id
+// maps written, takes the child plan, and then requests for jobs until its socket
+// or its launcher ends.
 //
 // From here on no allocation, no locks, no stack growth.
 //
 //go:norace
 //go:nocheckptr
-func (w *world) begin(sock uintptr) {
+func (w *world) begin() {
 	// What lives as long as the launcher is not init's: its control socket,
 	// its locks.
 	call(sysCloseRange, ControlFD, FirstTransient-1, 0, 0, 0, 0)
-	call(syscall.SYS_CLOSE, uintptr(w.pipe[1]), 0, 0, 0, 0, 0)
-	n, _ := call(syscall.SYS_READ, uintptr(w.pipe[0]), w.base()+unsafe.Offsetof(w.byte), 1, 0, 0, 0)
-	if n != 1 {
+	call(syscall.SYS_CLOSE, uintptr(w.pair[0]), 0, 0, 0, 0, 0)
+	sock := w.sock
+	if sock == 0 {
+		called(nameSpare)
+	}
+	regs, _, ok := w.receive(uintptr(w.pair[1]))
+	if !ok || w.head.Op != OpGo || uintptr(w.head.Size) != 4*w.nfds {
 		exit(1)
+	}
+	// A spare is no copy of what its launcher has prepared since.
+	for i := uintptr(0); i < w.nfds && i < MaxFDs; i++ {
+		w.reg[uintptr(load32(regs+4*i))%regCount] = int64(w.fds[i])
+		sock = uintptr(w.fds[0])
 	}
 	if !w.setup(sock) {
 		exit(1)
@@ -69,6 +79,7 @@ func (w *world) setup(sock uintptr) bool {
 		call(syscall.SYS_DUP3, sock, initSocket, syscall.O_CLOEXEC, 0, 0, 0)
 	}
 	call(sysCloseRange, initSocket+1, 0xffffffff, 0, 0, 0, 0)
+	called(nameInit)
 	w.mask = 1 << (sigChld - 1)
 	fd, errno := call(sysSignalfd4, ^uintptr(0), w.base()+unsafe.Offsetof(w.mask), 8, syscall.O_CLOEXEC|syscall.O_NONBLOCK, 0, 0)
 	if errno != 0 || fd != initSignal {

@@ -40,6 +40,7 @@ func serve(w *world) {
 	// Nothing but the control socket may live on: the Go runtime had an epoll
 	// and an eventfd, and the host's parent may have leaked more.
 	call(sysCloseRange, ControlFD+1, 0xffffffff, 0, 0, 0, 0)
+	called(nameLauncher)
 	w.plain()
 	w.mask = 1 << (sigChld - 1)
 	fd, errno := call(sysSignalfd4, ^uintptr(0), w.base()+unsafe.Offsetof(w.mask), 8, syscall.O_CLOEXEC|syscall.O_NONBLOCK, 0, 0)
@@ -72,19 +73,101 @@ func serve(w *world) {
 	for {
 		w.poll[0] = pollfd{fd: ControlFD, events: pollIn}
 		w.poll[1] = pollfd{fd: signalFD, events: pollIn}
-		_, errno := call(syscall.SYS_PPOLL, w.base()+unsafe.Offsetof(w.poll), 2, 0, 0, 8, 0)
+		timeout := uintptr(0)
+		if w.spare.pid != 0 {
+			w.time[0], w.time[1] = spareSeconds, 0
+			timeout = w.base() + unsafe.Offsetof(w.time)
+		}
+		n, errno := call(syscall.SYS_PPOLL, w.base()+unsafe.Offsetof(w.poll), 2, timeout, 0, 8, 0)
 		if errno != 0 && errno != eintr {
 			w.leave()
+		}
+		if n == 0 && errno == 0 {
+			w.dropSpare() // nobody has come for it
 		}
 		control, signal := w.poll[0].revents, w.poll[1].revents
 		if signal != 0 {
 			call(syscall.SYS_READ, signalFD, w.base()+unsafe.Offsetof(w.info), unsafe.Sizeof(w.info), 0, 0, 0)
 			w.reap()
 		}
-		if control != 0 && !w.serveOne() {
-			w.leave()
+		if control != 0 {
+			if !w.serveOne() {
+				w.leave()
+			}
+			w.prepareSpare()
 		}
 	}
+}
+
+// spareSeconds is how long a spare init waits in a program that starts nothing.
+const spareSeconds = 10
+
+// prepareSpare clones an init ahead, while nobody waits: making a network
+// namespace is the longest part of a start. A program that has started one
+// container alone gets none.
+//
+//go:norace
+//go:nocheckptr
+func (w *world) prepareSpare() {
+	if w.spare.pid != 0 || w.spare.asked < 2 {
+		return
+	}
+	w.sock = 0 // comes with the word to begin
+	pid, errno := w.cloneInit(w.spare.want)
+	if errno != 0 {
+		w.spare.asked = 0 // not again before somebody else was served
+		return
+	}
+	call(syscall.SYS_DUP3, uintptr(w.pair[0]), spareChannel, syscall.O_CLOEXEC, 0, 0, 0)
+	call(syscall.SYS_DUP3, uintptr(w.pidfd), sparePidfd, syscall.O_CLOEXEC, 0, 0, 0)
+	call(sysCloseRange, FirstTransient, 0xffffffff, 0, 0, 0, 0)
+	w.spare.pid, w.spare.flags = pid, w.spare.want
+}
+
+// releaseSpare forgets the spare; what was its own numbers' is held again.
+//
+//go:norace
+//go:nocheckptr
+func (w *world) releaseSpare() {
+	w.spare.pid = 0
+	call(syscall.SYS_DUP3, 0, spareChannel, syscall.O_CLOEXEC, 0, 0, 0)
+	call(syscall.SYS_DUP3, 0, sparePidfd, syscall.O_CLOEXEC, 0, 0, 0)
+}
+
+// dropSpare ends the spare.
+//
+//go:norace
+//go:nocheckptr
+func (w *world) dropSpare() {
+	if pid := w.spare.pid; pid != 0 {
+		w.releaseSpare()
+		w.discard(pid)
+	}
+}
+
+// cloneInit clones an init, which then waits at its end of w.pair; w.pidfd is
+// its own.
+//
+//go:norace
+//go:nocheckptr
+func (w *world) cloneInit(flags uint64) (uintptr, uintptr) {
+	if _, errno := call(syscall.SYS_SOCKETPAIR, 1, 5|syscall.O_CLOEXEC, 0, w.base()+unsafe.Offsetof(w.pair), 0, 0); errno != 0 {
+		return 0, errno
+	}
+	w.clone = cloneArgs{
+		flags:      flags | clonePidfd | cloneClearSighand,
+		pidfd:      uint64(w.base() + unsafe.Offsetof(w.pidfd)),
+		exitSignal: sigChld,
+	}
+	pid, errno := call(sysClone3, w.base()+unsafe.Offsetof(w.clone), unsafe.Sizeof(w.clone), 0, 0, 0, 0)
+	if errno != 0 {
+		return 0, errno
+	}
+	if pid == 0 {
+		w.begin()
+	}
+	call(syscall.SYS_CLOSE, uintptr(w.pair[1]), 0, 0, 0, 0, 0)
+	return pid, 0
 }
 
 // plain leaves behind what a process inherits from the host program and a job
@@ -215,9 +298,12 @@ func (w *world) spawn(plans uintptr) {
 		w.say(ControlFD, AnsSpawned, h.ID, PhasePrepare, uint32(w.step), uint32(w.errno))
 		return
 	}
-	if _, errno := call(syscall.SYS_PIPE2, w.base()+unsafe.Offsetof(w.pipe), syscall.O_CLOEXEC, 0, 0, 0, 0); errno != 0 {
-		w.say(ControlFD, AnsSpawned, h.ID, PhaseClone, 1, uint32(errno))
-		return
+	if h.Clone != w.spare.want {
+		w.spare.want, w.spare.asked = h.Clone, 0
+		w.dropSpare()
+	}
+	if w.spare.asked < 2 {
+		w.spare.asked++
 	}
 	kept := uintptr(0)
 	if teardown != 0 {
@@ -228,43 +314,95 @@ func (w *world) spawn(plans uintptr) {
 		}
 		kept = addr
 	}
-	w.clone = cloneArgs{
-		flags:      h.Clone | clonePidfd | cloneClearSighand,
-		pidfd:      uint64(w.base() + unsafe.Offsetof(w.pidfd)),
-		exitSignal: sigChld,
+	if w.adopt(plans, prepare, parent, sock, slot, kept, teardown, h) {
+		return
 	}
-	pid, errno := call(sysClone3, w.base()+unsafe.Offsetof(w.clone), unsafe.Sizeof(w.clone), 0, 0, 0, 0)
+	w.sock = sock
+	pid, errno := w.cloneInit(h.Clone)
 	if errno != 0 {
 		w.drop(kept, teardown)
 		w.say(ControlFD, AnsSpawned, h.ID, PhaseClone, 3, uint32(errno))
 		return
 	}
-	if pid == 0 {
-		w.begin(sock)
-	}
 	pidfd := w.pidfd
 	w.kids[slot%MaxKids] = kid{pid: uint32(pid), id: h.ID, teardown: kept, size: teardown}
-	if parent != 0 {
-		w.procPath(pid)
-		fd, errno := call(syscall.SYS_OPENAT, ^uintptr(99), w.base()+unsafe.Offsetof(w.path), syscall.O_DIRECTORY|0x200000|syscall.O_CLOEXEC, 0, 0, 0)
-		if errno != 0 {
-			w.discard(pid)
-			w.say(ControlFD, AnsSpawned, h.ID, PhaseClone, 4, uint32(errno))
-			return
-		}
-		w.reg[h.ProcReg%regCount] = int64(fd)
-		if !w.run(plans+prepare, parent) {
-			step, errno := uint32(w.step), uint32(w.errno)
-			w.discard(pid)
-			w.say(ControlFD, AnsSpawned, h.ID, PhaseParent, step, errno)
-			return
-		}
+	if phase, step, errno := w.settleIn(plans+prepare, parent, pid, uintptr(h.ProcReg)); errno != 0 {
+		w.discard(pid)
+		w.say(ControlFD, AnsSpawned, h.ID, phase, step, errno)
+		return
 	}
 	// Init first: its part is the longer one.
-	w.byte[0] = 1
-	call(syscall.SYS_WRITE, uintptr(w.pipe[1]), w.base()+unsafe.Offsetof(w.byte), 1, 0, 0, 0)
+	w.tellBegin(uintptr(w.pair[0]), 0)
 	w.answer = Answer{Op: AnsSpawned, ID: h.ID, PID: uint32(pid)}
 	w.send(ControlFD, pidfd) // where the host is gone, the loop will see it
+}
+
+// adopt gives the container the spare init, if there is one; false: it has to be
+// cloned.
+//
+//go:norace
+//go:nocheckptr
+func (w *world) adopt(plans, prepare, parent, sock, slot, kept, teardown uintptr, h Header) bool {
+	pid := w.spare.pid
+	if pid == 0 || w.spare.flags != h.Clone || !w.collectRegisters(plans, prepare, sock) {
+		return false
+	}
+	_, _, errno := w.settleIn(plans+prepare, parent, pid, uintptr(h.ProcReg))
+	if errno != 0 || !w.tellBegin(spareChannel, w.npass) {
+		w.dropSpare() // it may have died; what is wrong with the plan, a new one meets too
+		return false
+	}
+	w.kids[slot%MaxKids] = kid{pid: uint32(pid), id: h.ID, teardown: kept, size: teardown}
+	w.answer = Answer{Op: AnsSpawned, ID: h.ID, PID: uint32(pid)}
+	w.send(ControlFD, sparePidfd)
+	w.releaseSpare()
+	return true
+}
+
+// collectRegisters lists what the prepare plan has opened, for an init that is no
+// copy of the launcher as it is now: the socket first.
+//
+//go:norace
+//go:nocheckptr
+func (w *world) collectRegisters(plan, size, sock uintptr) bool {
+	w.npass = 1
+	w.pass[0], w.passReg[0] = int32(sock), 0
+	if size == 0 {
+		return true
+	}
+	steps := uintptr(load32(plan + 8))
+	for i := uintptr(0); i < steps; i++ {
+		dst := int16(load16(plan + planHeader + planStep*i + 4))
+		if dst < 0 || dst >= regCount || w.reg[dst] < 0 {
+			continue
+		}
+		if w.npass >= MaxFDs {
+			return false
+		}
+		w.pass[w.npass%MaxFDs], w.passReg[w.npass%MaxFDs] = int32(w.reg[dst]), uint32(dst)
+		w.npass++
+	}
+	return true
+}
+
+// settleIn runs the parent plan on an init that waits.
+//
+//go:norace
+//go:nocheckptr
+func (w *world) settleIn(plan, size, pid, procReg uintptr) (phase, step, errno uint32) {
+	if size == 0 {
+		return 0, 0, 0
+	}
+	w.procPath(pid)
+	fd, e := call(syscall.SYS_OPENAT, ^uintptr(99), w.base()+unsafe.Offsetof(w.path), syscall.O_DIRECTORY|0x200000|syscall.O_CLOEXEC, 0, 0, 0)
+	if e != 0 {
+		return PhaseClone, 4, uint32(e)
+	}
+	w.reg[procReg%regCount] = int64(fd)
+	if !w.run(plan, size) {
+		return PhaseParent, uint32(w.step), uint32(w.errno)
+	}
+	return 0, 0, 0
 }
 
 // discard ends an init that has not begun and forgets it; its teardown is run.
@@ -331,6 +469,10 @@ func (w *world) reap() {
 		if errno != 0 || pid == 0 {
 			return
 		}
+		if pid == w.spare.pid {
+			w.releaseSpare()
+			continue
+		}
 		w.settle(pid, true)
 	}
 }
@@ -368,6 +510,7 @@ func (w *world) settle(pid uintptr, tell bool) {
 //go:nocheckptr
 func (w *world) leave() {
 	w.hostEnd = true
+	w.dropSpare()
 	for i := uintptr(0); i < MaxKids; i++ {
 		if w.kids[i].pid != 0 {
 			call(syscall.SYS_KILL, uintptr(w.kids[i].pid), sigKill, 0, 0, 0, 0)

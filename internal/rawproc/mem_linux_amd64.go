@@ -21,6 +21,10 @@ type world struct {
 	fds     [MaxRequestFDs]int32
 	nfds    uintptr
 	first   uintptr // the first of fds that belongs to the plans
+	sock    uintptr // the socket of the init that is about to be cloned
+	pass    [MaxFDs]int32
+	passReg [MaxFDs]uint32
+	npass   uintptr
 	jobs    [MaxJobs]job
 	kids    [MaxKids]kid
 	held    [MaxHeld]kid
@@ -29,6 +33,8 @@ type world struct {
 	answer  Answer
 	msg     msghdr
 	iov     iovec
+	iovs    [2]iovec
+	goHead  Header
 	control [1024]byte
 	poll    [2]pollfd
 	info    [128 * 8]byte // struct signalfd_siginfo
@@ -38,11 +44,12 @@ type world struct {
 	time    [2]int64
 	rusage  [18]int64
 	mask    uint64
-	pipe    [2]int32
+	pair    [2]int32 // from an init to its launcher, until the init has begun
 	path    [64]byte
 	how     [3]uint64
 	action  [4]uint64 // struct sigaction
 	byte    [8]byte
+	spare   spare
 	hostEnd bool
 	user    bool // the launcher made a user namespace
 
@@ -76,6 +83,15 @@ type kid struct {
 	id       uint32
 	teardown uintptr // a mapping of its own
 	size     uintptr
+}
+
+// spare is an init that was cloned ahead and waits to be told whose it is. Its
+// channel and its pidfd have numbers of their own.
+type spare struct {
+	pid   uintptr // 0: there is none
+	flags uint64  // its namespaces
+	want  uint64  // the flags that were asked for last
+	asked uint32  // how often in a row
 }
 
 type msghdr struct {
@@ -127,6 +143,10 @@ func load8(addr uintptr) uint8 { return *(*uint8)(at(addr)) }
 
 //go:norace
 //go:nocheckptr
+func store32(addr uintptr, v uint32) { *(*uint32)(at(addr)) = v }
+
+//go:norace
+//go:nocheckptr
 func store64(addr uintptr, v uint64) { *(*uint64)(at(addr)) = v }
 
 // call is a system call; the second result is the errno.
@@ -144,6 +164,23 @@ func exit(code uintptr) {
 	for {
 		call(syscall.SYS_EXIT_GROUP, code, 0, 0, 0, 0, 0)
 	}
+}
+
+// What the processes are called in ps; a job's is its own from its execve on.
+const (
+	nameLauncher = "inlay-launcher\x00"
+	nameSpare    = "inlay-spare\x00"
+	nameInit     = "inlay-init\x00"
+)
+
+// called sets the process's name. A constant lies in the program's read-only
+// data, which every fork has.
+//
+//go:norace
+//go:nocheckptr
+func called(name string) {
+	const setName = 15
+	call(syscall.SYS_PRCTL, setName, uintptr(unsafe.Pointer(unsafe.StringData(name))), 0, 0, 0, 0)
 }
 
 // now is CLOCK_MONOTONIC in nanoseconds.

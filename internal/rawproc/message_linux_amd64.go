@@ -156,6 +156,33 @@ func (w *world) send(sock uintptr, fd int32) bool {
 	}
 }
 
+// tellBegin tells an init that it may begin, with the first n descriptors of
+// w.pass and the registers that they are for.
+//
+//go:norace
+//go:nocheckptr
+func (w *world) tellBegin(channel, n uintptr) bool {
+	w.goHead = Header{Op: OpGo, FDs: uint32(n), Size: uint64(4 * n)}
+	w.iovs[0] = iovec{w.base() + unsafe.Offsetof(w.goHead), HeaderSize}
+	w.iovs[1] = iovec{w.base() + unsafe.Offsetof(w.passReg), 4 * n}
+	w.msg = msghdr{iov: w.base() + unsafe.Offsetof(w.iovs), iovlen: 2}
+	if n > 0 {
+		c := w.base() + unsafe.Offsetof(w.control)
+		w.msg.control, w.msg.controllen = c, uint64(16+(4*n+7)&^7)
+		store64(c, uint64(16+4*n))
+		store64(c+8, solSocket|scmRights<<32)
+		for i := uintptr(0); i < n && i < MaxFDs; i++ {
+			store32(c+16+4*i, uint32(w.pass[i]))
+		}
+	}
+	for {
+		_, errno := call(syscall.SYS_SENDMSG, channel, w.base()+unsafe.Offsetof(w.msg), msgNoSignal, 0, 0, 0)
+		if errno != eintr {
+			return errno == 0
+		}
+	}
+}
+
 // say sends an answer that has no descriptor and no figures.
 //
 //go:norace

@@ -23,7 +23,7 @@ const HeaderSize = 64
 
 // Operations: of the launcher, then of init.
 const (
-	OpGo      = 1  // the launcher's own id maps are written
+	OpGo      = 1  // the launcher's own id maps are written; of an init: it may begin
 	OpSpawn   = 2  // prepare, clone, parent
 	OpHold    = 3  // keep the descriptor until the launcher's end
 	OpMore    = 4  // descriptors that had no place in the message before
@@ -107,6 +107,8 @@ const (
 	ControlFD      = 3
 	signalFD       = 4
 	FirstHeld      = 5
+	spareChannel   = 29
+	sparePidfd     = 30
 	FirstTransient = 32
 	// MaxHeld is how many requests to hold a launcher takes.
 	MaxHeld = 8
