@@ -1,8 +1,9 @@
 // Command bench measures what a launch costs, beside os/exec and beside two C
 // programs on raw system calls that it builds itself: base (vfork, execve, wait
 // of a tiny static program) and floor (the same with everything that the default
-// container does). Rounds are interleaved; every figure is a median, each row
-// once back to back and once with 150 ms between launches.
+// container does). Rows are interleaved; every figure is a median, each row once
+// back to back, in blocks of ten whose first two do not count (what the row before
+// left to do may still be under way), and once with 150 ms between launches.
 //
 //	go run ./bench [-rounds N] [-spaced N] [-resident N] [launch|host|resident|import]...
 package main
@@ -22,6 +23,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/inlay-dev/inlay/container"
 	"github.com/inlay-dev/inlay/rootfs"
@@ -43,6 +46,13 @@ type row struct {
 func main() {
 	flag.Parse()
 	parts := flag.Args()
+	if len(parts) == 2 && parts[0] == "serve" {
+		if err := serve(parts[1]); err != nil {
+			fmt.Println(err)
+			os.Exit(1)
+		}
+		return
+	}
 	if len(parts) == 0 {
 		parts = []string{"launch", "host", "resident", "import"}
 	}
@@ -68,21 +78,32 @@ func timed(f func() error) func() (time.Duration, error) {
 	}
 }
 
-// interleave takes n rounds of all rows in turn and returns the medians.
+const block, uncounted = 10, 2
+
+// interleave takes at least n launches of each row, in turn, and returns the
+// medians.
 func interleave(rows []row, n int, pause time.Duration) ([]time.Duration, error) {
 	all := make([][]time.Duration, len(rows))
-	for i := range n {
+	size, skip := block, uncounted
+	if pause > 0 {
+		size, skip = 1, 0
+	}
+	for i := 0; len(all[0]) < n; i++ {
 		for k := range rows {
 			// Another first one each round.
 			r := (k + i) % len(rows)
-			if pause > 0 {
-				<-time.After(pause)
+			for b := range size {
+				if pause > 0 {
+					<-time.After(pause)
+				}
+				d, err := rows[r].once()
+				if err != nil {
+					return nil, fmt.Errorf("%s: %w", rows[r].name, err)
+				}
+				if b >= skip {
+					all[r] = append(all[r], d)
+				}
 			}
-			d, err := rows[r].once()
-			if err != nil {
-				return nil, fmt.Errorf("%s: %w", rows[r].name, err)
-			}
-			all[r] = append(all[r], d)
 		}
 	}
 	out := make([]time.Duration, len(rows))
@@ -93,7 +114,8 @@ func interleave(rows []row, n int, pause time.Duration) ([]time.Duration, error)
 	return out, nil
 }
 
-// cProgram is one of the C programs, which launches once for each byte it reads.
+// cProgram is one of the C programs, or a host program of this one's code: it
+// launches once for each byte it reads.
 type cProgram struct {
 	cmd *exec.Cmd
 	in  io.WriteCloser
@@ -227,59 +249,147 @@ func launch() (err error) {
 	return errors.Join(warm.Close(), base.close(), floor.close())
 }
 
-// hostSize compares a small host program with one that has a large heap or many
-// open files.
+// hostSize compares a small host program with one that has a large heap, and one
+// that has many open files.
 func hostSize() error {
-	once := row{"Run, /bin/true", timed(func() error { return run(container.WithCommand("/bin/true")) })}
-	measure := func() (time.Duration, error) {
-		m, err := interleave([]row{once}, *rounds, 0)
+	exe, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	var rows []row
+	var hosts []*cProgram
+	for _, kind := range []string{"small", "1 GiB of touched heap", "10,000 open files"} {
+		h, err := startC(exe, "serve", kind)
 		if err != nil {
-			return 0, err
+			return err
 		}
-		return m[0], nil
+		hosts = append(hosts, h)
+		rows = append(rows, row{kind, h.once})
 	}
-	if _, err := measure(); err != nil { // warm
+	if _, err := interleave(rows, 10, 0); err != nil { // warm
 		return err
 	}
-	small, err := measure()
+	m, err := interleave(rows, *rounds, 0)
 	if err != nil {
 		return err
 	}
-	heap := make([]byte, 1<<30)
-	for i := 0; i < len(heap); i += 4096 {
-		heap[i] = 1
+	fmt.Printf("host program, Run of /bin/true, medians of %d\n", *rounds)
+	for i, r := range rows {
+		fmt.Printf("  %-22s %8.3f ms, ratio %.2f (at most 1.05)\n", r.name, float64(m[i])/1e6, float64(m[i])/float64(m[0]))
 	}
-	large, err := measure()
-	if err != nil {
-		return err
+	for _, h := range hosts {
+		err = errors.Join(err, h.close())
 	}
-	runtime.KeepAlive(heap)
-	runtime.GC()
-	again, err := measure()
-	if err != nil {
-		return err
-	}
+	return err
+}
+
+// serve is a host program of that size: it runs a container for each byte it
+// reads.
+func serve(kind string) error {
+	var heap []byte
 	var files []*os.File
-	for range 10000 {
-		f, err := os.Open("/dev/null")
+	switch kind {
+	case "1 GiB of touched heap":
+		heap = make([]byte, 1<<30)
+		for i := 0; i < len(heap); i += 4096 {
+			heap[i] = 1
+		}
+	case "10,000 open files":
+		for range 10000 {
+			f, err := os.Open("/dev/null")
+			if err != nil {
+				return err
+			}
+			files = append(files, f)
+		}
+	case "resident":
+		for range *resident {
+			c, err := container.New()
+			if err == nil {
+				err = c.Start(context.Background())
+			}
+			if err != nil {
+				return err
+			}
+		}
+	}
+	once := timed(func() error { return run(container.WithCommand("/bin/true")) })
+	b := make([]byte, 1)
+	for {
+		if _, err := os.Stdin.Read(b); err != nil {
+			runtime.KeepAlive(heap)
+			runtime.KeepAlive(files)
+			return nil // the end
+		}
+		d, err := once()
 		if err != nil {
 			return err
 		}
-		files = append(files, f)
+		fmt.Println(d.Nanoseconds())
 	}
-	open, err := measure()
+}
+
+// killed measures how long after the end of a host program by SIGKILL its
+// containers are gone.
+func killed() error {
+	exe, err := os.Executable()
 	if err != nil {
 		return err
 	}
-	for _, f := range files {
-		if err := f.Close(); err != nil {
+	h, err := startC(exe, "-resident", strconv.Itoa(*resident), "serve", "resident")
+	if err != nil {
+		return err
+	}
+	if _, err := h.once(); err != nil { // all are there
+		return err
+	}
+	all, err := below(h.cmd.Process.Pid)
+	if err != nil {
+		return err
+	}
+	begun := time.Now()
+	if err := h.cmd.Process.Kill(); err != nil {
+		return err
+	}
+	for _, fd := range all {
+		for {
+			if _, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, -1); !errors.Is(err, unix.EINTR) {
+				break
+			}
+		}
+		if err := unix.Close(fd); err != nil {
 			return err
 		}
 	}
-	fmt.Printf("host program, medians of %d\n", *rounds)
-	fmt.Printf("  small %.3f ms; 1 GiB of touched heap %.3f ms, ratio %.2f (at most 1.05)\n", float64(small)/1e6, float64(large)/1e6, float64(large)/float64(small))
-	fmt.Printf("  small %.3f ms; 10,000 open files %.3f ms, ratio %.2f (at most 1.05)\n", float64(again)/1e6, float64(open)/1e6, float64(open)/float64(again))
+	fmt.Printf("  %d processes gone %.0f ms after the host's SIGKILL (at most 300)\n", len(all), time.Since(begun).Seconds()*1e3)
+	_ = h.close() // killed: that is what it says
 	return nil
+}
+
+// below opens a pidfd of every process below one.
+func below(pid int) (all []int, err error) {
+	for todo := []int{pid}; len(todo) > 0; todo = todo[1:] {
+		tasks, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", todo[0]))
+		if err != nil {
+			return nil, err
+		}
+		for _, t := range tasks {
+			text, err := os.ReadFile(t)
+			if err != nil {
+				continue // a thread that has ended
+			}
+			for _, f := range strings.Fields(string(text)) {
+				child, err := strconv.Atoi(f)
+				if err != nil {
+					return nil, err
+				}
+				if fd, err := unix.PidfdOpen(child, 0); err == nil { // else it has ended
+					all, todo = append(all, fd), append(todo, child)
+				}
+			}
+		}
+	}
+	return all, nil
 }
 
 // residents starts many containers at once.
@@ -315,7 +425,7 @@ func residents() error {
 	n := float64(len(list))
 	fmt.Printf("%d resident\n  start %.2f ms each, close %.2f ms each\n", len(list), started.Seconds()*1e3/n, time.Since(begun).Seconds()*1e3/n)
 	fmt.Printf("  private %d KiB each (at most 200), host heap %.1f KiB each (at most 12)\n", private/10, float64(after-before)/1024/n)
-	return errs
+	return errors.Join(errs, killed())
 }
 
 func heapInUse() int64 {

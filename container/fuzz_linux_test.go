@@ -16,7 +16,7 @@ import (
 // Whatever a path is, New or Start refuses it with a typed error, or the
 // container has the file, and the host has not.
 func FuzzPaths(f *testing.F) {
-	for _, p := range []string{"/work/in", "/a/../b", "/etc/passwd", "/tmp/x\n", "/var/tmp/deep/er", "/proc/self/x", "/dev/x", "/run/\xff", "/./a//b/", "/usr/x", "/var/run/x", "/lib/../../x"} {
+	for _, p := range []string{"/work/in", "/a/../b", "/etc/passwd", "/tmp/x\n", "/var/tmp/deep/er", "/proc/self/x", "/dev/x", "/run/\xff", "/./a//b/", "/usr/x", "/var/run/x", "/lib/../../x", "/a/."} {
 		f.Add(p, p)
 	}
 	mark := []byte("inlay fuzz " + f.Name())

@@ -3,6 +3,7 @@ package rootfs
 import (
 	"fmt"
 	"path"
+	"strings"
 )
 
 // Default sizes of memory file systems, in bytes and inodes.
@@ -123,7 +124,7 @@ func (f File) Validate() error {
 	if err := ValidateInside(f.Path); err != nil {
 		return err
 	}
-	if f.Path[len(f.Path)-1] == '/' {
+	if strings.HasSuffix(f.Path, "/") || strings.HasSuffix(f.Path, "/.") {
 		return fmt.Errorf("path %q names a folder", f.Path)
 	}
 	if len(f.Data) > MaxFile {
