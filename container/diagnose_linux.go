@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/inlay-dev/inlay/internal/launcher"
+	"github.com/inlay-dev/inlay/internal/plan"
 	"github.com/inlay-dev/inlay/internal/rawproc"
 )
 
@@ -24,7 +25,11 @@ func (p *Process) startError(ctx context.Context, r *running, err error) error {
 	if !errors.As(err, &e) || e.Phase != rawproc.PhaseExec {
 		return r.planError(err)
 	}
-	out := stepError(p.plan, e)
+	compiled := p.plan
+	if compiled == nil {
+		compiled = compileJob(&r.c.spec, p.spec, r.host, p.io, plan.NewBuilder)
+	}
+	out := stepError(compiled, e)
 	if e.Step == 0 {
 		out.Op, out.Remedy = "vfork", "too many jobs at once (1,024), or the limit of processes is reached"
 	}

@@ -24,7 +24,8 @@ type Process struct {
 	r      *running
 	spec   *Job
 	isMain bool
-	plan   *plan.Plan
+	plan   *plan.Plan // kept where a test has changed it
+	io     stdio
 	start0 time.Time // when it was asked for
 	done   chan struct{}
 
@@ -83,11 +84,7 @@ func (p *Process) prepare(begun time.Time) (req *launcher.JobRequest, err error)
 	if err != nil {
 		return nil, err
 	}
-	p.plan = compileJob(&p.r.c.spec, p.spec, p.r.host, io, plan.NewSilentBuilder)
-	encoded, err := encodePlan(p.plan, p.r.host.arch)
-	if err != nil {
-		return nil, &StartError{Phase: PhaseExec, Op: "encode", Err: err}
-	}
+	p.io = io
 	p.mu.Lock()
 	for _, s := range p.streams {
 		if s.out != nil {
@@ -95,7 +92,7 @@ func (p *Process) prepare(begun time.Time) (req *launcher.JobRequest, err error)
 		}
 	}
 	p.mu.Unlock()
-	return &launcher.JobRequest{Plan: encoded, FDs: p.passed, OnExit: p.exited}, nil
+	return &launcher.JobRequest{FDs: p.passed, OnExit: p.exited}, nil
 }
 
 // abort closes what prepare opened, for a job that will not be.
@@ -283,7 +280,16 @@ func (p *Process) own(fd int) (bool, error) {
 
 // launch asks init for the job and waits until its program has begun.
 func (p *Process) launch(ctx context.Context, init *launcher.Init, req *launcher.JobRequest) error {
-	job, err := init.Start(ctx, req)
+	compiled := compileJob(&p.r.c.spec, p.spec, p.r.host, p.io, plan.NewSilentBuilder)
+	if sabotage != nil {
+		p.plan = compiled
+	}
+	var job *launcher.Job
+	err := withEncoded(p.r.host.arch, func(buf []byte, _ []int) (err error) {
+		req.Plan = buf
+		job, err = init.Start(ctx, req)
+		return err
+	}, compiled)
 	p.closePassed()
 	if err != nil {
 		p.abort()
@@ -676,6 +682,5 @@ func (c *Container) Exec(ctx context.Context, opts ...JobOption) (*Process, erro
 		}
 		return nil, p.startError(ctx, r, err)
 	}
-	p.plan = nil // only a failed start needs the steps
 	return p, nil
 }

@@ -81,11 +81,7 @@ func (c *Container) start(ctx context.Context, once bool) error {
 		c.mu.Unlock()
 		return err
 	}
-	// Only a failed start needs the steps; a thousand resident containers do not.
-	r.plans = nil
-	if r.main != nil {
-		r.main.plan = nil
-	}
+	r.plans = nil // a thousand resident containers have no use for them
 	c.mu.Lock()
 	if c.state == StateCreated {
 		c.state = StateRunning
@@ -121,10 +117,7 @@ func (r *running) start(ctx context.Context, once bool) error {
 	}
 	s := &r.c.spec
 	r.plans = compileLauncher(s, r.host, plan.NewSilentBuilder)
-	req, err := r.encode()
-	if err != nil {
-		return &StartError{Phase: PhasePrepare, Op: "encode", Err: err}
-	}
+	req := &launcher.Request{}
 	hasMain := len(s.Job.Command) > 0
 	req.OnEmpty = r.c.ended
 	if hasMain {
@@ -132,8 +125,8 @@ func (r *running) start(ctx context.Context, once bool) error {
 		r.main.beMain()
 		req.OnEmpty = r.main.part
 	}
-	if r.init, err = l.Spawn(ctx, req); err != nil {
-		return launcherError(err)
+	if err := r.spawn(ctx, req); err != nil {
+		return err
 	}
 	// While the launcher works: most of its time goes to the network namespace.
 	r.plans.finish()
@@ -164,37 +157,65 @@ func (r *running) start(ctx context.Context, once bool) error {
 // sabotage lets tests make a step fail.
 var sabotage func(*plan.Plan)
 
-func encodePlan(p *plan.Plan, arch plan.Arch) ([]byte, error) {
-	if sabotage != nil {
-		sabotage(p)
+// encoded is memory for plans on their way: a launch has no use for it once it
+// is sent.
+var encoded = sync.Pool{New: func() any { return new([]byte) }}
+
+// withEncoded encodes plans into one buffer and has it used; sizes are theirs.
+// Then the plans are given back: where one is needed again, to say which step
+// failed, it is compiled again.
+func withEncoded(arch plan.Arch, use func(buf []byte, sizes []int) error, plans ...*plan.Plan) error {
+	mem := encoded.Get().(*[]byte) //nolint:forcetypeassert // the pool's own
+	defer encoded.Put(mem)
+	buf := (*mem)[:0]
+	sizes := make([]int, len(plans))
+	for i, p := range plans {
+		if sabotage != nil {
+			sabotage(p)
+		}
+		if len(p.Steps) == 0 && p.Phase != plan.Child {
+			continue
+		}
+		before := len(buf)
+		var err error
+		if buf, err = p.AppendEncode(buf, arch); err != nil {
+			return &StartError{Phase: Phase(p.Phase), Op: "encode", Err: err}
+		}
+		sizes[i] = len(buf) - before
 	}
-	return p.Encode(arch)
+	if cap(buf) <= 1<<20 {
+		*mem = buf // larger ones carry somebody's files
+	}
+	err := use(buf, sizes)
+	if sabotage == nil {
+		for _, p := range plans {
+			p.Release()
+		}
+	}
+	return err
 }
 
-// encode lays the launcher's plans out.
-func (r *running) encode() (*launcher.Request, error) {
-	req := &launcher.Request{Clone: r.plans.clone, ProcReg: r.plans.procReg}
-	var err error
-	if req.Prepare, err = encodePlan(r.plans.prepare, r.host.arch); err == nil && len(r.plans.parent.Steps) > 0 {
-		req.Parent, err = encodePlan(r.plans.parent, r.host.arch)
-	}
-	return req, err
+// spawn asks the launcher for init.
+func (r *running) spawn(ctx context.Context, req *launcher.Request) error {
+	req.Clone, req.ProcReg = r.plans.clone, r.plans.procReg
+	return withEncoded(r.host.arch, func(buf []byte, sizes []int) (err error) {
+		req.Plans, req.Prepare, req.Parent = buf, sizes[0], sizes[1]
+		if r.init, err = r.launcher.Spawn(ctx, req); err != nil {
+			return launcherError(err)
+		}
+		return nil
+	}, r.plans.prepare, r.plans.parent)
 }
 
 // setup sends init its plan; quiet if a job follows at once: then only a failure
 // is heard of.
 func (r *running) setup(ctx context.Context, quiet bool) error {
-	shape, err := encodePlan(r.plans.shape, r.host.arch)
-	if err == nil {
-		var child []byte
-		if child, err = encodePlan(r.plans.child, r.host.arch); err == nil {
-			if err := r.init.Setup(ctx, shape, child, quiet); err != nil {
-				return launcherError(err)
-			}
-			return nil
+	return withEncoded(r.host.arch, func(buf []byte, sizes []int) error {
+		if err := r.init.Setup(ctx, buf, sizes[0], quiet); err != nil {
+			return launcherError(err)
 		}
-	}
-	return &StartError{Phase: PhaseChild, Op: "encode", Err: err}
+		return nil
+	}, r.plans.shape, r.plans.child)
 }
 
 // look finds out what compiling needs: ids, files, limits.
@@ -541,15 +562,19 @@ func (r *running) planError(err error) error {
 		}
 		return &StartError{Phase: PhaseChild, Op: "init", Err: err}
 	}
+	plans := r.plans
+	if plans == nil || len(plans.prepare.Steps) == 0 { // given back when it was sent
+		plans = compile(&r.c.spec, r.host, plan.NewBuilder)
+	}
 	switch e.Phase {
 	case rawproc.PhasePrepare:
-		return stepError(r.plans.prepare, e)
+		return stepError(plans.prepare, e)
 	case rawproc.PhaseParent:
-		return stepError(r.plans.parent, e)
+		return stepError(plans.parent, e)
 	case rawproc.PhaseShape:
-		return stepError(r.plans.shape, e)
+		return stepError(plans.shape, e)
 	case rawproc.PhaseChild:
-		return stepError(r.plans.child, e)
+		return stepError(plans.child, e)
 	}
 	op := "clone3"
 	if e.Step < 3 && e.Errno == unix.EAGAIN {

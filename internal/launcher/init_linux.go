@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -19,12 +18,13 @@ import (
 
 // Request is what it takes to make an init.
 type Request struct {
-	Clone    uint64 // clone flags: the new namespaces
-	Prepare  []byte // encoded plans; nil where there is nothing to do
-	Parent   []byte
-	Teardown []byte
-	FDs      []int // for the prepare and parent plans: registers 1, 2, …
-	ProcReg  int   // the register that gets a descriptor of /proc/<init>
+	Clone uint64 // clone flags: the new namespaces
+	// Plans are encoded, one after the other: of prepare, parent and teardown.
+	// These are their sizes; 0 where there is nothing to do.
+	Plans                     []byte
+	Prepare, Parent, Teardown int
+	FDs                       []int // for the prepare and parent plans: registers 1, 2, …
+	ProcReg                   int   // the register that gets a descriptor of /proc/<init>
 	// OnEmpty is called once, when nothing but init is left in the container, or
 	// init is gone. Like all such calls it must not block.
 	OnEmpty func()
@@ -136,7 +136,7 @@ func (l *Launcher) Spawn(ctx context.Context, r *Request) (*Init, error) {
 	i := &Init{
 		l: l, sock: host, pidfd: -1, jobs: map[uint32]*Job{}, opens: map[uint32]chan opened{},
 		ready: make(chan struct{}), setup: make(chan struct{}), empty: make(chan struct{}),
-		onEmpty: r.OnEmpty, hasTeardown: len(r.Teardown) > 0,
+		onEmpty: r.OnEmpty, hasTeardown: r.Teardown > 0,
 		gone: make(chan struct{}), ended: make(chan struct{}), done: make(chan struct{}),
 	}
 	l.mu.Lock()
@@ -153,11 +153,10 @@ func (l *Launcher) Spawn(ctx context.Context, r *Request) (*Init, error) {
 	}
 	if err == nil {
 		h := rawproc.Header{
-			Op: rawproc.OpSpawn, ID: i.id, Clone: r.Clone, Prepare: uint32(len(r.Prepare)), Parent: uint32(len(r.Parent)),
-			Teardown: uint32(len(r.Teardown)), ProcReg: uint32(r.ProcReg),
+			Op: rawproc.OpSpawn, ID: i.id, Clone: r.Clone, Prepare: uint32(r.Prepare), Parent: uint32(r.Parent),
+			Teardown: uint32(r.Teardown), ProcReg: uint32(r.ProcReg),
 		}
-		plans := slices.Concat(r.Prepare, r.Parent, r.Teardown)
-		err = l.request(ctx, h, plans, append([]int{peer}, r.FDs...))
+		err = l.request(ctx, h, r.Plans, append([]int{peer}, r.FDs...))
 	}
 	_ = unix.Close(peer)
 	if err != nil {
@@ -167,14 +166,15 @@ func (l *Launcher) Spawn(ctx context.Context, r *Request) (*Init, error) {
 	return i, nil
 }
 
-// Setup sends init its plan, in two halves; it does not wait. quiet: a job
-// follows at once, and of the plan only a failure is heard of.
-func (i *Init) Setup(ctx context.Context, shape, child []byte, quiet bool) error {
-	h := rawproc.Header{Op: rawproc.OpSetup, ID: i.id, Prepare: uint32(len(shape)), Parent: uint32(len(child))}
+// Setup sends init its plan, encoded, in two halves of which the first has shape
+// bytes; it does not wait. quiet: a job follows at once, and of the plan only a
+// failure is heard of.
+func (i *Init) Setup(ctx context.Context, plans []byte, shape int, quiet bool) error {
+	h := rawproc.Header{Op: rawproc.OpSetup, ID: i.id, Prepare: uint32(shape), Parent: uint32(len(plans) - shape)}
 	if quiet {
 		h.Flags = rawproc.FlagQuiet
 	}
-	err := i.request(ctx, h, slices.Concat(shape, child), nil)
+	err := i.request(ctx, h, plans, nil)
 	if errors.Is(err, unix.EPIPE) {
 		return nil // it ended early: the launcher's answer says why
 	}

@@ -14,7 +14,7 @@ import (
 )
 
 // send sends one request: its header, the plans inline or in a sealed memfd,
-// and the descriptors, at most 200 to a message.
+// and the descriptors, at most 200 to a message. It keeps nothing of plans.
 func send(ctx context.Context, sock int, h rawproc.Header, plans []byte, fds []int) error {
 	h.Size = uint64(len(plans))
 	if len(plans) > rawproc.MaxInline || len(fds) > rawproc.MaxFDs {
@@ -35,8 +35,7 @@ func send(ctx context.Context, sock int, h rawproc.Header, plans []byte, fds []i
 	if len(first) > rawproc.MaxFDs {
 		first = first[:rawproc.MaxFDs]
 	}
-	msg := append(encodeHeader(&h), plans...)
-	if err := sendOne(ctx, sock, msg, first); err != nil {
+	if err := sendOne(ctx, sock, encodeHeader(&h), plans, first); err != nil {
 		return err
 	}
 	// Half a request would be read together with the next: no way back from here.
@@ -44,7 +43,7 @@ func send(ctx context.Context, sock int, h rawproc.Header, plans []byte, fds []i
 	for rest := fds[len(first):]; len(rest) > 0; {
 		n := min(len(rest), rawproc.MaxFDs)
 		more := rawproc.Header{Op: rawproc.OpMore}
-		if err := sendOne(ctx, sock, encodeHeader(&more), rest[:n]); err != nil {
+		if err := sendOne(ctx, sock, encodeHeader(&more), nil, rest[:n]); err != nil {
 			return err
 		}
 		rest = rest[n:]
@@ -87,13 +86,13 @@ func sealed(plans []byte) (int, error) {
 
 // sendOne is one sendmsg(2). Where the peer does not read, it waits until the
 // context ends.
-func sendOne(ctx context.Context, sock int, msg []byte, fds []int) error {
+func sendOne(ctx context.Context, sock int, header, plans []byte, fds []int) error {
 	var rights []byte
 	if len(fds) > 0 {
 		rights = unix.UnixRights(fds...)
 	}
 	for {
-		err := unix.Sendmsg(sock, msg, rights, nil, unix.MSG_NOSIGNAL|unix.MSG_DONTWAIT)
+		_, err := unix.SendmsgBuffers(sock, [][]byte{header, plans}, rights, nil, unix.MSG_NOSIGNAL|unix.MSG_DONTWAIT)
 		switch {
 		case err == nil:
 			return nil
@@ -113,7 +112,7 @@ func sendOne(ctx context.Context, sock int, msg []byte, fds []int) error {
 				runtime.Gosched() // others' descriptors are in flight: they must be taken first
 			}
 		default:
-			return fmt.Errorf("sendmsg of %d bytes, %d descriptors: %w", len(msg), len(fds), err)
+			return fmt.Errorf("sendmsg of %d bytes, %d descriptors: %w", len(header)+len(plans), len(fds), err)
 		}
 	}
 }

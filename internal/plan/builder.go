@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"strings"
+	"sync"
 )
 
 // Registers hands out the registers of one container: its plans share them.
@@ -24,30 +25,54 @@ func (r *Registers) Count() int { return r.next }
 type Builder struct {
 	arch  Arch
 	regs  *Registers
-	p     Plan
+	p     *Plan
 	seen  map[string]uint64
 	count *Reg // the register of write counts, once there is one
 
 	labels bool
+
+	// Of a silent builder in the pool: the memory of the plan before.
+	steps  []Step
+	data   []byte
+	relocs []uint32
 }
 
 // NewBuilder starts the plan of one phase, with labels for Explain.
 func NewBuilder(phase Phase, arch Arch, regs *Registers) *Builder {
-	return &Builder{arch: arch, regs: regs, p: Plan{Phase: phase}, seen: map[string]uint64{}, labels: true}
+	return &Builder{arch: arch, regs: regs, p: &Plan{Phase: phase}, seen: map[string]uint64{}, labels: true}
 }
 
 // NewSilentBuilder is NewBuilder without labels: a launch needs none, and making
-// them is most of the work. The steps are the same.
+// them is most of the work. The steps are the same. Its memory comes from plans
+// that were given back by [Plan.Release].
 func NewSilentBuilder(phase Phase, arch Arch, regs *Registers) *Builder {
-	b := NewBuilder(phase, arch, regs)
-	b.labels = false
-	b.p.Steps = make([]Step, 0, map[Phase]int{Prepare: 40, Parent: 8, Child: 130, Exec: 90}[phase])
-	b.p.data = make([]byte, 0, 4096)
+	b := released.Get().(*Builder) //nolint:forcetypeassert // the pool's own
+	b.arch, b.regs, b.count = arch, regs, nil
+	b.p = &Plan{Phase: phase, Steps: b.steps[:0], data: b.data[:0], relocs: b.relocs[:0], from: b}
+	clear(b.seen)
 	return b
 }
 
+var released = sync.Pool{New: func() any {
+	return &Builder{seen: map[string]uint64{}, steps: make([]Step, 0, 128), data: make([]byte, 0, 4096)}
+}}
+
+// Release gives the memory of a silent builder's plan back: the plan is empty
+// from then on, and its builder must not be used any more.
+func (p *Plan) Release() {
+	b := p.from
+	if b == nil {
+		return
+	}
+	clear(p.Steps) // what their texts belong to need not live on
+	b.steps, b.data, b.relocs = p.Steps, p.data, p.relocs
+	p.Steps, p.data, p.relocs, p.from = nil, nil, nil, nil
+	b.p, b.regs = nil, nil
+	released.Put(b)
+}
+
 // Plan returns what was built.
-func (b *Builder) Plan() *Plan { return &b.p }
+func (b *Builder) Plan() *Plan { return b.p }
 
 // Len is the number of steps so far.
 func (b *Builder) Len() int { return len(b.p.Steps) }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 )
 
 // The layout that internal/rawproc reads; it has the same numbers.
@@ -30,12 +31,19 @@ func pad8(n int) int { return (n + 7) &^ 7 }
 
 // Encode lays the plan out for the interpreter on the given architecture.
 // It refuses what the interpreter would refuse.
-func (p *Plan) Encode(arch Arch) ([]byte, error) {
+func (p *Plan) Encode(arch Arch) ([]byte, error) { return p.AppendEncode(nil, arch) }
+
+// AppendEncode is Encode to the end of a buffer, whose length must be a multiple
+// of 8.
+func (p *Plan) AppendEncode(buf []byte, arch Arch) ([]byte, error) {
 	size := headerSize + stepSize*len(p.Steps) + pad8(4*len(p.relocs)) + pad8(len(p.data))
 	if size > MaxSize {
-		return nil, fmt.Errorf("%w: %d bytes, at most %d", ErrEncoding, size, MaxSize)
+		return buf, fmt.Errorf("%w: %d bytes, at most %d", ErrEncoding, size, MaxSize)
 	}
-	out := make([]byte, size)
+	before := len(buf)
+	buf = slices.Grow(buf, size)[:before+size]
+	out := buf[before:]
+	clear(out)
 	le := binary.LittleEndian
 	le.PutUint32(out[0:], magic)
 	le.PutUint32(out[4:], version)
@@ -45,7 +53,7 @@ func (p *Plan) Encode(arch Arch) ([]byte, error) {
 	at := headerSize
 	for i, s := range p.Steps {
 		if len(s.Tolerate) > 4 {
-			return nil, fmt.Errorf("%w: step %d tolerates %d errnos, at most 4", ErrEncoding, i+1, len(s.Tolerate))
+			return buf[:before], fmt.Errorf("%w: step %d tolerates %d errnos, at most 4", ErrEncoding, i+1, len(s.Tolerate))
 		}
 		b := out[at : at+stepSize]
 		le.PutUint32(b[0:], uint32(s.Call.number(arch)))
@@ -65,7 +73,7 @@ func (p *Plan) Encode(arch Arch) ([]byte, error) {
 		at += 4
 	}
 	copy(out[headerSize+stepSize*len(p.Steps)+pad8(4*len(p.relocs)):], p.data)
-	return out, Validate(out)
+	return buf, Validate(out)
 }
 
 // Validate checks an encoded plan as the interpreter does: sizes that agree,

@@ -60,6 +60,7 @@ type Plan struct {
 	Steps  []Step
 	data   []byte
 	relocs []uint32 // where the data holds an offset that must become an address
+	from   *Builder // whose memory it is; nil: its own
 }
 
 // Phase names the plan and so the process that runs it.
