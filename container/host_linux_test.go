@@ -46,6 +46,11 @@ var strangeHost = register(strangeHostName, func(args []string) int {
 		err = unix.Setrlimit(unix.RLIMIT_NPROC, &unix.Rlimit{Cur: 200, Max: 200})
 	case "few files":
 		err = unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: 100, Max: 100})
+	case "too few files":
+		err = unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: 40, Max: 40})
+	case "no room for state":
+		runtime.LockOSThread()
+		err = joinErrors(unix.Unshare(unix.CLONE_NEWNS), unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""), unix.Mount("none", state, "tmpfs", 0, "nr_inodes=1"))
 	case "no folder":
 		err = joinErrors(os.Mkdir(state+"/gone", 0o700), os.Chdir(state+"/gone"), os.Remove(state+"/gone"))
 	case "foreign thread":
@@ -104,7 +109,21 @@ func runStrange(t *testing.T, how string, before ...string) []string {
 	return got[:len(got)/2]
 }
 
-// A container starts whatever its host program was left in.
+// refusedStrange runs the strange host, whose container must be refused, and
+// returns why.
+func refusedStrange(t *testing.T, how string) string {
+	t.Helper()
+	exe, err := os.Executable()
+	require.NoError(t, err)
+	cmd := exec.CommandContext(timeout(t), exe, strangeHostName, how)
+	cmd.Env = append(os.Environ(), jobEnv, noLinger)
+	out, err := cmd.CombinedOutput()
+	require.Error(t, err)
+	require.Contains(t, string(out), "run: inlay: prepare: ")
+	return string(out)
+}
+
+// A container starts whatever its host program was left in, or says why not.
 func TestStrangeHost(t *testing.T) {
 	containertest.Census(t)
 	needContainers(t)
@@ -120,6 +139,13 @@ func TestStrangeHost(t *testing.T) {
 	})
 	t.Run("few files", func(t *testing.T) {
 		require.Equal(t, "100", runStrange(t, "few files")[1])
+	})
+	t.Run("too few files", func(t *testing.T) {
+		require.Contains(t, refusedStrange(t, "too few files"), "the hard limit of open files is 40: too many open files (raise it to 100 at least")
+	})
+	t.Run("no room for state", func(t *testing.T) {
+		containertest.Require(t, containertest.Root)
+		require.Contains(t, refusedStrange(t, "no room for state"), "state: no space left on device (make it writable for this user, or name another by WithStateDir)")
 	})
 	t.Run("folder is gone", func(t *testing.T) { runStrange(t, "no folder") })
 	t.Run("thread in other namespaces", func(t *testing.T) {

@@ -96,6 +96,9 @@ func WithStderr(w io.Writer) JobOption {
 
 // WithExtraFiles gives the job further open files: the first is its descriptor
 // 3, and so on. The host program keeps its own; at most 1,000.
+//
+// An open file is the host's own, with all that can be done to it: through a
+// folder the job reaches what lies in it and above it, by openat(2) with "..".
 func WithExtraFiles(files ...*os.File) JobOption {
 	files = slices.Clone(files)
 	return newJobOption("WithExtraFiles", fmt.Sprintf("%d files", len(files)), func(j *Job) {

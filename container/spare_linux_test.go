@@ -29,10 +29,10 @@ func spares(launcher int) (out []int) {
 
 // awaitSpare runs containers until the launcher has an init ready, and returns
 // its process id.
-func awaitSpare(t *testing.T, opts ...container.Option) int {
+func awaitSpare(t *testing.T) int {
 	t.Helper()
 	for ctx := timeout(t); ; require.NoError(t, ctx.Err()) {
-		require.Equal(t, "alive\n", output(t, append(opts, sh("echo alive"))...))
+		require.Equal(t, "alive\n", output(t, sh("echo alive")))
 		if s := spares(launcherPID(t)); len(s) > 0 {
 			require.Len(t, s, 1)
 			return s[0]

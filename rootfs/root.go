@@ -113,8 +113,8 @@ func validateHostPath(p string) error {
 
 // ValidateInside tells what is wrong with a path inside a container.
 func ValidateInside(p string) error {
-	if err := validateHostPath(p); err != nil {
-		return err
+	if p != "" && !strings.HasPrefix(p, "/") {
+		return fmt.Errorf("path %q is relative: inside a container it begins with /", p)
 	}
-	return nil
+	return validateHostPath(p)
 }

@@ -196,9 +196,20 @@ func capable(caps ...uint) bool {
 	return true
 }
 
+// minFiles is how many descriptors a launcher and an init need for a container
+// without mounts and files of its own.
+const minFiles = 100
+
 func start(ctx context.Context) (*Launcher, error) {
 	if !rawproc.Supported {
 		return nil, &Error{Op: "start the launcher", Err: fmt.Errorf("this architecture is not supported in this version: %w", errors.ErrUnsupported), Remedy: "run on linux/amd64"}
+	}
+	var files unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &files); err == nil && files.Max < minFiles {
+		return nil, &Error{
+			Op: "start the launcher", Err: fmt.Errorf("the hard limit of open files is %d: %w", files.Max, unix.EMFILE),
+			Remedy: fmt.Sprintf("raise it to %d at least: ulimit -Hn, or LimitNOFILE= of the service", minFiles),
+		}
 	}
 	host, peer, err := socketpair()
 	if err != nil {
