@@ -1039,6 +1039,7 @@ func TestHostileRoot(t *testing.T) {
 	before := outsideText(t, outside)
 	top, err := os.ReadDir("/")
 	require.NoError(t, err)
+	fresh := fmt.Sprintf("inlay-new-%d", os.Getpid()) // that nobody has
 	ids := container.WithIDMaps(hostIDs()) // the worst case: the job's root is this user
 	n := 0
 	for _, name := range []string{"proc", "dev", "tmp", "run", "etc", "work"} {
@@ -1055,11 +1056,11 @@ func TestHostileRoot(t *testing.T) {
 				}
 				for what, opts := range map[string][]container.Option{
 					"nothing": nil,
-					"file":    {container.WithFile("/"+name+"/new/file", []byte("x"), 0o644)},
+					"file":    {container.WithFile("/"+name+"/"+fresh+"/file", []byte("x"), 0o644)},
 					"file 2":  {container.WithFile("/"+name+"/kept", []byte("x"), 0o644)},
 					"bind":    {container.WithMounts(rootfs.Bind("/usr", "/"+name+"/usr", rootfs.ReadOnly()))},
 					"bind 2":  {container.WithMounts(rootfs.Bind("/etc/passwd", "/"+name+"/kept"))},
-					"tmpfs":   {container.WithMounts(rootfs.Tmpfs("/" + name + "/t"))},
+					"tmpfs":   {container.WithMounts(rootfs.Tmpfs("/" + name + "/" + fresh + "t"))},
 				} {
 					res, err := container.Run(timeout(t), append(opts, ids, container.WithRoot(root), container.WithCommand("/bin/busybox", "true"))...)
 					label := fmt.Sprintf("%s → %s, %s, writable %v", name, target, what, writable)
@@ -1072,8 +1073,8 @@ func TestHostileRoot(t *testing.T) {
 					}
 					require.Equal(t, before, outsideText(t, outside), label)
 					for up := filepath.Dir(dir); ; up = filepath.Dir(up) {
-						require.NoDirExists(t, filepath.Join(up, "new"), label)
-						require.NoDirExists(t, filepath.Join(up, "t"), label)
+						require.NoDirExists(t, filepath.Join(up, fresh), label)
+						require.NoDirExists(t, filepath.Join(up, fresh+"t"), label)
 						if up == "/" {
 							break
 						}

@@ -216,8 +216,12 @@ func (i *Init) request(ctx context.Context, h rawproc.Header, plans []byte, fds 
 // spawned takes the launcher's answer.
 func (i *Init) spawned(a rawproc.Answer, pidfd int) {
 	i.mu.Lock()
-	if a.Errno != 0 || pidfd < 0 {
+	switch {
+	case a.Errno != 0:
 		i.err = &PlanError{int(a.Phase), int(a.Step), syscall.Errno(a.Errno)}
+	case pidfd < 0:
+		// It was sent, and there was no room for it here. Init ends with its socket.
+		i.err = &PlanError{rawproc.PhaseClone, 0, unix.EMFILE}
 	}
 	i.pid, i.pidfd = int(a.PID), pidfd
 	failed := i.err != nil
@@ -510,11 +514,29 @@ func (j *Job) started(a rawproc.Answer, pidfd int) {
 		j.end()
 		return
 	}
-	close(j.Started)
 	// Init may be hindered from telling that the job ended: its own pidfd tells too.
-	if err := j.init.l.watch().add(pidfd, j.ending); err != nil {
-		_ = j.init.Kill()
+	err := unix.EMFILE // it was sent, and there was no room for it here
+	if pidfd >= 0 {
+		if j.init.l.watch().add(pidfd, j.ending) == nil {
+			close(j.Started)
+			return
+		}
+		err = unix.ENOMEM
 	}
+	// A job that cannot be watched is not to run: its end is told by init, and
+	// nobody hears of it.
+	j.err = &PlanError{rawproc.PhaseExec, 0, err}
+	close(j.Started)
+	delete(j.init.jobs, j.id)
+	j.unwatch()
+	j.end()
+	j.init.after = append(j.init.after, func() {
+		ctx, cancel := context.WithTimeout(context.Background(), lostTime)
+		defer cancel()
+		if j.SignalGroup(ctx, unix.SIGKILL) != nil {
+			_ = j.init.Kill() // it is gone already, or goes now
+		}
+	})
 }
 
 // How long init's report may come after the job's end: then a tracer that holds
