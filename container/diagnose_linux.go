@@ -32,6 +32,9 @@ func (p *Process) startError(ctx context.Context, r *running, err error) error {
 	out := stepError(compiled, e)
 	if e.Step == 0 {
 		out.Op, out.Remedy = "vfork", "too many jobs at once (1,024), or the limit of processes is reached"
+		if e.Errno == unix.EMFILE {
+			out.Op, out.Remedy = "recvmsg", cloneRemedy(e.Errno)
+		}
 	}
 	if out.Op == "execve" {
 		p.diagnose(ctx, r, out, e.Errno)

@@ -1040,7 +1040,7 @@ func TestHostileRoot(t *testing.T) {
 	top, err := os.ReadDir("/")
 	require.NoError(t, err)
 	fresh := fmt.Sprintf("inlay-new-%d", os.Getpid()) // that nobody has
-	ids := container.WithIDMaps(hostIDs()) // the worst case: the job's root is this user
+	ids := container.WithIDMaps(hostIDs())            // the worst case: the job's root is this user
 	n := 0
 	for _, name := range []string{"proc", "dev", "tmp", "run", "etc", "work"} {
 		for _, target := range []string{"/", "..", "../../..", "/proc/self/fd", "/proc/1/root", "/proc/self/cwd/..", outside, "../outside", "../../../../../../../.." + outside, name} {

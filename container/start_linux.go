@@ -591,6 +591,8 @@ func cloneRemedy(errno syscall.Errno) string {
 		return "a limit of namespaces is reached: see the sysctls user.max_*_namespaces"
 	case errors.Is(errno, unix.EAGAIN):
 		return "the limit of processes is reached (RLIMIT_NPROC, pids.max), or of containers"
+	case errors.Is(errno, unix.EMFILE), errors.Is(errno, unix.ENFILE):
+		return "the limit of open files is reached: ulimit -n, fs.file-max"
 	case errors.Is(errno, unix.ENOMEM):
 		return "no memory, or a PID namespace limit is reached"
 	}

@@ -325,7 +325,7 @@ func (w *world) spawn(plans uintptr) {
 		return
 	}
 	pidfd := w.pidfd
-	w.kids[slot%MaxKids] = kid{pid: uint32(pid), id: h.ID, teardown: kept, size: teardown}
+	w.take(slot, kid{pid: uint32(pid), id: h.ID, teardown: kept, size: teardown})
 	if phase, step, errno := w.settleIn(plans+prepare, parent, pid, uintptr(h.ProcReg)); errno != 0 {
 		w.discard(pid)
 		w.say(ControlFD, AnsSpawned, h.ID, phase, step, errno)
@@ -352,7 +352,7 @@ func (w *world) adopt(plans, prepare, parent, sock, slot, kept, teardown uintptr
 		w.dropSpare() // it may have died; what is wrong with the plan, a new one meets too
 		return false
 	}
-	w.kids[slot%MaxKids] = kid{pid: uint32(pid), id: h.ID, teardown: kept, size: teardown}
+	w.take(slot, kid{pid: uint32(pid), id: h.ID, teardown: kept, size: teardown})
 	w.answer = Answer{Op: AnsSpawned, ID: h.ID, PID: uint32(pid)}
 	w.send(ControlFD, sparePidfd)
 	w.releaseSpare()
@@ -440,12 +440,22 @@ func (w *world) procPath(pid uintptr) {
 //go:norace
 //go:nocheckptr
 func (w *world) freeKid() uintptr {
-	for i := uintptr(0); i < MaxKids; i++ {
-		if w.kids[i].pid == 0 {
-			return i
-		}
+	i := uintptr(0)
+	for i < w.top && w.kids[i%MaxKids].pid != 0 {
+		i++
 	}
-	return MaxKids
+	return i // MaxKids: all are taken
+}
+
+// take puts a kid into a free slot.
+//
+//go:norace
+//go:nocheckptr
+func (w *world) take(slot uintptr, k kid) {
+	w.kids[slot%MaxKids] = k
+	if slot >= w.top {
+		w.top = slot + 1
+	}
 }
 
 //go:norace
@@ -482,12 +492,15 @@ func (w *world) reap() {
 //go:norace
 //go:nocheckptr
 func (w *world) settle(pid uintptr, tell bool) {
-	for i := uintptr(0); i < MaxKids; i++ {
-		k := w.kids[i]
+	for i := uintptr(0); i < w.top; i++ {
+		k := w.kids[i%MaxKids]
 		if k.pid != uint32(pid) {
 			continue
 		}
-		w.kids[i] = kid{}
+		w.kids[i%MaxKids] = kid{}
+		for w.top > 0 && w.kids[(w.top-1)%MaxKids].pid == 0 {
+			w.top--
+		}
 		w.answer = Answer{Op: AnsGone, ID: k.id, PID: k.pid, Status: uint32(w.status)}
 		if k.teardown != 0 {
 			if !w.run(k.teardown, k.size) {
@@ -511,9 +524,9 @@ func (w *world) settle(pid uintptr, tell bool) {
 func (w *world) leave() {
 	w.hostEnd = true
 	w.dropSpare()
-	for i := uintptr(0); i < MaxKids; i++ {
-		if w.kids[i].pid != 0 {
-			call(syscall.SYS_KILL, uintptr(w.kids[i].pid), sigKill, 0, 0, 0, 0)
+	for i := uintptr(0); i < w.top; i++ {
+		if pid := w.kids[i%MaxKids].pid; pid != 0 {
+			call(syscall.SYS_KILL, uintptr(pid), sigKill, 0, 0, 0, 0)
 		}
 	}
 	for {

@@ -27,6 +27,7 @@ type world struct {
 	npass   uintptr
 	jobs    [MaxJobs]job
 	kids    [MaxKids]kid
+	top     uintptr // no kid is in this slot or above
 	held    [MaxHeld]kid
 	nheld   uintptr
 	head    Header
