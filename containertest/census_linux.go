@@ -26,6 +26,7 @@ type Count struct {
 	Links      []string // network interfaces
 	Files      []string // in the state directories
 	FDs        map[int]string
+	State      int // descriptors of this program's own state, whose numbers change with the launcher
 	Goroutines []string
 	Namespaces []string // of this process's threads, where they differ from its own
 }
@@ -72,13 +73,26 @@ func Take() (*Count, error) {
 		if err != nil {
 			continue
 		}
-		if to, err := os.Readlink("/proc/self/fd/" + e.Name()); err == nil {
+		to, err := os.Readlink("/proc/self/fd/" + e.Name())
+		switch {
+		case err != nil: // the folder's own, closed by now
+		case ownState(to):
+			c.State++
+		default:
 			c.FDs[n] = to
 		}
 	}
 	c.Goroutines = goroutines()
 	c.Namespaces = foreignThreads()
 	return c, nil
+}
+
+// ownState tells whether a file is one of the three that a program holds open of
+// its state directory.
+func ownState(path string) bool {
+	dir, name := filepath.Split(path)
+	return strings.HasPrefix(name, fmt.Sprintf("owner-%d-", os.Getpid())) || name == "ids" && strings.Contains(dir, "inlay") ||
+		name == "inlay" || name == fmt.Sprintf("inlay-%d", os.Geteuid())
 }
 
 // ownerLives tells whether the process that an owner file is named after is
@@ -225,6 +239,9 @@ func (c *Count) Since(before *Count) []string {
 		if before.FDs[fd] == "" {
 			out = append(out, fmt.Sprintf("descriptor %d: %s", fd, c.FDs[fd]))
 		}
+	}
+	if c.State > before.State && before.State > 0 {
+		out = append(out, fmt.Sprintf("descriptors of the state directory: %d, before %d", c.State, before.State))
 	}
 	if len(c.Goroutines) > len(before.Goroutines) {
 		out = append(out, fmt.Sprintf("goroutines: %v, before %v", c.Goroutines, before.Goroutines))

@@ -2,9 +2,8 @@
 //
 //	go run ./examples/run [flags] -- command args…
 //
-// It exits with the program's own code, 128 and the number of the signal that
-// killed it, 127 for a command that is not there, 126 for one that cannot be
-// executed, and 125 where inlay could not do what was asked.
+// Exit codes: the program's own; 128 and a signal's number; 127 not found, 126
+// not executable, 125 where inlay could not do what was asked.
 package main
 
 import (
@@ -17,19 +16,14 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
 
 	"github.com/inlay-dev/inlay/container"
+	"github.com/inlay-dev/inlay/namespace"
 	"github.com/inlay-dev/inlay/rootfs"
-)
-
-// Exit codes as Docker's.
-const (
-	exitInlay         = 125
-	exitNotExecutable = 126
-	exitNotFound      = 127
 )
 
 func main() {
@@ -39,161 +33,167 @@ func main() {
 	code, err := run(ctx, os.Args[1:])
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
+		code = 125
+	}
+	if errors.Is(err, container.ErrNotFound) {
+		code = 127
+	} else if errors.Is(err, container.ErrNotExecutable) {
+		code = 126
 	}
 	os.Exit(code)
 }
 
-func run(ctx context.Context, args []string) (int, error) {
-	r := request{flags: flag.NewFlagSet("run", flag.ContinueOnError)}
-	r.define()
-	switch err := r.parse(args); {
+func run(ctx context.Context, args []string) (code int, err error) {
+	var opts []container.Option
+	f := flag.NewFlagSet("run", flag.ContinueOnError)
+	f.SetOutput(io.Discard) // main prints what is wrong
+	add := func(names, usage string, option func(value string) (container.Option, error)) {
+		for _, name := range strings.Fields(names) {
+			f.Func(name, usage, func(value string) error {
+				o, err := option(value)
+				opts = append(opts, o)
+				return err
+			})
+		}
+	}
+	explain := f.Bool("explain", false, "print what would be done, and do nothing")
+	probe := f.Bool("probe", false, "print whether this host can do it, and run nothing")
+	result := f.String("result", "", "write the result to the new `FILE`, as JSON")
+	network := f.String("network", "none", "`none` or host")
+	add("rootfs", "`DIR` as the root, read-only; without it the host's /usr", func(v string) (container.Option, error) {
+		dir, err := filepath.Abs(v)
+		return container.WithRoot(rootfs.Dir(dir)), err
+	})
+	add("volume v", "show `SRC:DST[:ro]` of the host; repeatable", volume)
+	add("tmpfs", "a memory file system on `DST[:size=N]`, N with k, m or g; repeatable", tmpfs)
+	add("user u", "run as `UID[:GID]`; the group is 0 without", user)
+	add("workdir w", "run in the folder `DIR`", func(v string) (container.Option, error) { return container.WithDir(v), nil })
+	add("env e", "set `K=V`; repeatable", func(v string) (container.Option, error) { return container.WithEnv(v), nil })
+	add("hostname", "the container's `NAME` for itself", func(v string) (container.Option, error) { return container.WithHostname(v), nil })
+	add("cap-add", "give the capability `CAP`; repeatable", func(v string) (container.Option, error) { return container.WithCapabilities(v), nil })
+	add("ulimit", "set the limit `name=soft[:hard]` of setrlimit(2), -1 is none; repeatable", ulimit)
+	add("time-limit", "kill the program after `DUR`, as 1.5s", func(v string) (container.Option, error) {
+		d, err := time.ParseDuration(v)
+		return container.WithTimeLimit(d), err
+	})
+	later := func(string) error { return errors.New("not in this version") }
+	for _, name := range strings.Fields("cpus cpuset-cpus device device-write-bps dns it memory memory-swap pid pids-limit publish sysctl") {
+		f.Func(name, "not in this version", later)
+	}
+
+	switch err = f.Parse(args); {
 	case errors.Is(err, flag.ErrHelp):
+		fmt.Println("usage: run [flags] -- command args…")
+		f.SetOutput(os.Stdout)
+		f.PrintDefaults()
 		return 0, nil
 	case err != nil:
-		return exitInlay, fmt.Errorf("inlay: %w (see --help)", err)
+	case *network == "host":
+		opts = append(opts, container.WithHostNamespace(namespace.Network))
+	case *network != "none":
+		err = fmt.Errorf("--network %s: none and host are in this version", *network)
 	}
-	var err error
+	if command := f.Args(); len(command) > 0 {
+		opts = append(opts, container.WithCommand(command[0], command[1:]...),
+			container.WithStdin(os.Stdin), container.WithStdout(os.Stdout), container.WithStderr(os.Stderr))
+	} else if err == nil && !*probe {
+		err = errors.New("no command")
+	}
 	switch {
-	case r.explain:
-		err = explain(r.opts)
-	case r.probe:
-		err = probe(ctx, r.opts)
-	default:
-		return r.run(ctx)
+	case err != nil:
+		return 0, fmt.Errorf("inlay: %w (see --help)", err)
+	case *explain:
+		c, err := container.New(opts...)
+		if err == nil {
+			err = errors.Join(c.Explain(os.Stdout), c.Close())
+		}
+		return 0, err
+	case *probe:
+		report, err := container.Probe(ctx, opts...)
+		if err == nil {
+			_, err = report.WriteTo(os.Stdout)
+		}
+		if err == nil && !report.OK() {
+			err = errors.New("inlay: this host cannot do what is asked: see above")
+		}
+		return 0, err
 	}
-	if err != nil {
-		return exitInlay, err
-	}
-	return 0, nil
+	return start(ctx, *result, opts)
 }
 
-func (r *request) run(ctx context.Context) (code int, err error) {
-	var report *os.File
-	if r.result != "" {
-		// Before the job runs, and new: it may lie in a volume, where an earlier job
-		// could have put a link.
-		if report, err = os.OpenFile(r.result, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644); err != nil {
-			return exitInlay, fmt.Errorf("inlay: --result: %w", err)
+// start runs the container and writes its Result to the file, if one is named.
+func start(ctx context.Context, file string, opts []container.Option) (int, error) {
+	report := os.Stdout
+	if file != "" {
+		// New: it may lie in a volume, where an earlier job could have put a link.
+		var err error
+		if report, err = os.OpenFile(file, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644); err != nil {
+			return 0, fmt.Errorf("inlay: --result: %w", err)
 		}
 	}
-	res, err := container.Run(ctx, r.opts...)
+	res, err := container.Run(ctx, opts...)
+	switch {
+	case err != nil && file != "":
+		return 0, errors.Join(err, report.Close(), os.Remove(file))
+	case file != "":
+		err = errors.Join(json.NewEncoder(report).Encode(res), report.Close())
+	}
 	if err != nil {
-		if report != nil {
-			err = errors.Join(err, report.Close(), os.Remove(r.result))
-		}
-		switch {
-		case errors.Is(err, container.ErrNotFound):
-			return exitNotFound, err
-		case errors.Is(err, container.ErrNotExecutable):
-			return exitNotExecutable, err
-		}
-		return exitInlay, err
+		return 0, err
 	}
 	if res.Status != container.Exited && res.Status != container.Signaled {
 		fmt.Fprintln(os.Stderr, "inlay:", res) // not the job's own doing
 	}
-	if report != nil {
-		if err := errors.Join(json.NewEncoder(report).Encode(res), report.Close()); err != nil {
-			return exitInlay, fmt.Errorf("inlay: --result: %w", err)
-		}
-	}
 	return res.ShellCode(), nil
 }
 
-func explain(opts []container.Option) error {
-	c, err := container.New(opts...)
-	if err != nil {
-		return err
+func volume(v string) (container.Option, error) {
+	part := strings.Split(v+":rw", ":")
+	if len(part) < 3 || len(part) > 4 || part[0] == "" || part[2] != "ro" && part[2] != "rw" {
+		return nil, errors.New("not SRC:DST[:ro]")
 	}
-	return errors.Join(c.Explain(os.Stdout), c.Close())
+	source, err := filepath.Abs(part[0])
+	mount := rootfs.Bind(source, part[1])
+	mount.ReadOnly = part[2] == "ro"
+	return container.WithMounts(mount), err
 }
 
-func probe(ctx context.Context, opts []container.Option) error {
-	report, err := container.Probe(ctx, opts...)
-	if err != nil {
-		return err
+func tmpfs(v string) (container.Option, error) {
+	target, option, given := strings.Cut(v, ":")
+	if !given {
+		return container.WithMounts(rootfs.Tmpfs(target)), nil
 	}
-	if _, err := report.WriteTo(os.Stdout); err != nil {
-		return err
+	number, ok := strings.CutPrefix(strings.ToLower(option), "size=")
+	digits := strings.TrimRight(number, "bkmg")
+	n, err := strconv.ParseInt(digits, 10, 64)
+	unit, known := map[string]int64{"": 1, "b": 1, "k": container.KiB, "m": container.MiB, "g": container.GiB}[number[len(digits):]]
+	if !ok || err != nil || !known || n < 0 || n > 1<<62/unit {
+		return nil, errors.New("not DST[:size=N] with N a number of bytes like 64m")
 	}
-	if !report.OK() {
-		return errors.New("inlay: this host cannot do what is asked: see above")
-	}
-	return nil
+	return container.WithMounts(rootfs.Tmpfs(target, rootfs.Size(n*unit))), nil
 }
 
-// request is what the command line asks for.
-type request struct {
-	flags          *flag.FlagSet
-	opts           []container.Option
-	network        container.Option // nil for none, as it is without
-	memory, both   int64            // Docker's --memory and --memory-swap, which is the sum with swap
-	explain, probe bool
-	result         string
-}
-
-// add defines a flag that becomes an option, under one name or two.
-func (r *request) add(names, usage string, option func(value string) (container.Option, error)) {
-	for _, name := range strings.Fields(names) {
-		r.flags.Func(name, usage, func(value string) error {
-			o, err := option(value)
-			r.opts = append(r.opts, o)
-			return err
-		})
+func user(v string) (container.Option, error) {
+	part := strings.Split(v+":0", ":")
+	uid, err := strconv.ParseUint(part[0], 10, 32)
+	gid, err2 := strconv.ParseUint(part[1], 10, 32)
+	if err != nil || err2 != nil || len(part) > 3 {
+		return nil, errors.New("not UID[:GID] in numbers")
 	}
+	return container.WithUser(uint32(uid), uint32(gid)), nil
 }
 
-func (r *request) define() {
-	f := r.flags
-	f.SetOutput(io.Discard) // main prints what is wrong, parse what --help asks for
-	f.BoolVar(&r.explain, "explain", false, "print what would be done, and do nothing")
-	f.BoolVar(&r.probe, "probe", false, "print whether this host can do it, and run nothing")
-	f.StringVar(&r.result, "result", "", "write the result to the new `FILE`, as JSON")
-	r.add("rootfs", "`DIR` as the root, read-only; without it the host's /usr", func(v string) (container.Option, error) {
-		dir, err := filepath.Abs(v)
-		return container.WithRoot(rootfs.Dir(dir)), err
-	})
-	r.add("volume v", "show `SRC:DST[:ro]` of the host; repeatable", volume)
-	r.add("tmpfs", "a memory file system on `DST[:size=N]`, N with k, m or g; repeatable", tmpfs)
-	r.add("user u", "run as `UID[:GID]`; the group is 0 without", user)
-	r.add("workdir w", "run in the folder `DIR`", func(v string) (container.Option, error) { return container.WithDir(v), nil })
-	r.add("env e", "set `K=V`; repeatable", func(v string) (container.Option, error) { return container.WithEnv(v), nil })
-	r.add("hostname", "the container's `NAME` for itself", func(v string) (container.Option, error) { return container.WithHostname(v), nil })
-	f.Func("network", "`none` or host", r.setNetwork)
-	r.add("cap-add", "give the capability `CAP`, or ALL; repeatable", capability)
-	r.add("ulimit", "set the limit `name=soft[:hard]` of setrlimit(2), -1 is none; repeatable", ulimit)
-	r.add("time-limit", "kill the program after `DUR`, as 1.5s", parsed(time.ParseDuration, container.WithTimeLimit))
-	r.add("cpus", "cap processor time at `N` processors", parsed(float, container.WithCPULimit))
-	r.add("cpuset-cpus", "use the processors `LIST` alone", func(v string) (container.Option, error) { return container.WithCPUSet(v), nil })
-	r.add("pids-limit", "cap processes and threads at `N`", parsed(integer, container.WithPidsLimit))
-	r.defineMemory()
-	later := func(string) error { return errors.New("not in this version") }
-	for _, name := range []string{"device", "device-write-bps", "dns", "pid", "publish", "sysctl"} {
-		f.Func(name, "not in this version", later)
-	}
-	f.BoolFunc("it", "not in this version", later)
-}
-
-func (r *request) parse(args []string) error {
-	if err := r.flags.Parse(args); err != nil {
-		if errors.Is(err, flag.ErrHelp) {
-			fmt.Println("usage: run [flags] -- command args…")
-			r.flags.SetOutput(os.Stdout)
-			r.flags.PrintDefaults()
+func ulimit(v string) (container.Option, error) {
+	name, limits, ok := strings.Cut(v, "=")
+	part := strings.Split(limits, ":")
+	var n [2]uint64
+	for i := range n {
+		// -1 is none: all bits are set.
+		number, err := strconv.ParseInt(part[min(i, len(part)-1)], 10, 64)
+		if !ok || err != nil || number < -1 || len(part) > 2 {
+			return nil, errors.New("not name=soft[:hard], in numbers or -1 for none")
 		}
-		return err
+		n[i] = uint64(number)
 	}
-	if r.network != nil {
-		r.opts = append(r.opts, r.network)
-	}
-	if err := r.checkMemory(); err != nil {
-		return err
-	}
-	if command := r.flags.Args(); len(command) > 0 {
-		r.opts = append(r.opts, container.WithCommand(command[0], command[1:]...),
-			container.WithStdin(os.Stdin), container.WithStdout(os.Stdout), container.WithStderr(os.Stderr))
-	} else if !r.probe {
-		return errors.New("no command")
-	}
-	return nil
+	return container.WithRlimit(name, n[0], n[1]), nil
 }

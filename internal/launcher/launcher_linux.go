@@ -122,10 +122,12 @@ func (l *Launcher) retain() error {
 	}
 	if l.users == 0 {
 		// Nobody watched meanwhile: is it still there?
-		// What it has said meanwhile waits to be read: only its end counts.
-		n, err := unix.Poll([]unix.PollFd{{Fd: int32(l.sock), Events: unix.POLLRDHUP}}, 0)
+		// What it has said meanwhile waits to be read: only its end counts. A child
+		// that it was about to make may hold the socket a moment longer.
+		ends := []unix.PollFd{{Fd: int32(l.sock), Events: unix.POLLRDHUP}, {Fd: int32(l.pidfd), Events: unix.POLLIN}}
+		n, err := unix.Poll(ends, 0)
 		for errors.Is(err, unix.EINTR) { // even without a wait: a signal was pending
-			n, err = unix.Poll([]unix.PollFd{{Fd: int32(l.sock), Events: unix.POLLRDHUP}}, 0)
+			n, err = unix.Poll(ends, 0)
 		}
 		if err != nil || n != 0 {
 			return ErrDied
