@@ -33,23 +33,29 @@ func checkBinds(s *Spec, h *host) error {
 	return errors.Join(errs...)
 }
 
+// The bits of a mode, of its owner, group or others.
+const (
+	mayRead   = 4
+	mayWrite  = 2
+	maySearch = 1
+)
+
 func checkBind(j *Job, h *host, m rootfs.Mount, st os.FileInfo) error {
 	sys, ok := st.Sys().(*syscall.Stat_t)
 	if !ok || overrides(j) {
 		return nil
 	}
-	const read, write, search = 4, 2, 1
-	want, lacks := uint32(read), "read it"
+	want, lacks := uint32(mayRead), "read it"
 	switch {
 	case st.IsDir():
-		want, lacks = search, "enter it"
+		want, lacks = maySearch, "enter it"
 	case !st.Mode().IsRegular():
 		return nil // a socket or a device: it knows itself who may use it
 	}
 	uid, gid := hostIDs(h, j.uid(), j.gid())
 	may := permission(sys, uid, gid, j, h)
 	if may&want == want && !m.ReadOnly {
-		want, lacks = want|write, "write there"
+		want, lacks = want|mayWrite, "write there"
 	}
 	if may&want == want {
 		return nil
@@ -60,7 +66,7 @@ func checkBind(j *Job, h *host, m rootfs.Mount, st os.FileInfo) error {
 	}
 	remedy := fmt.Sprintf("on this host the job is uid %d and gid %d, the source belongs to %d and %d with mode %#o: give it to the job by WithIDMaps, or widen its mode",
 		uid, gid, sys.Uid, sys.Gid, sys.Mode&0o7777)
-	if want&write != 0 {
+	if want&mayWrite != 0 {
 		remedy += ", or bind it with rootfs.ReadOnly"
 	}
 	return &StartError{Phase: PhasePrepare, Op: "bind", Path: m.Source, Err: fmt.Errorf("the job could not %s: %w", lacks, unix.EACCES), Remedy: remedy}

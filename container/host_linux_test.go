@@ -202,6 +202,34 @@ func TestReopenPipes(t *testing.T) {
 	require.NoError(t, outR.Close())
 }
 
+// So do regular files that belong to the host's user alone.
+func TestReopenFiles(t *testing.T) {
+	containertest.Census(t)
+	needContainers(t)
+	dir := t.TempDir()
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "in"), []byte("line\n"), 0o600))
+	in, err := os.Open(filepath.Join(dir, "in"))
+	require.NoError(t, err)
+	files := []*os.File{in}
+	for _, name := range []string{"out", "err"} {
+		f, err := os.OpenFile(filepath.Join(dir, name), os.O_CREATE|os.O_WRONLY, 0o600)
+		require.NoError(t, err)
+		files = append(files, f)
+	}
+	res, err := container.Run(timeout(t), container.WithStdin(in), container.WithStdout(files[1]), container.WithStderr(files[2]),
+		sh("cat /dev/stdin >/dev/stdout; echo err >/dev/stderr"))
+	require.NoError(t, err)
+	require.NoError(t, res.Err())
+	for _, f := range files {
+		require.NoError(t, f.Close())
+	}
+	for name, want := range map[string]string{"in": "line\n", "out": "line\n", "err": "err\n"} {
+		got, err := os.ReadFile(filepath.Join(dir, name))
+		require.NoError(t, err)
+		require.Equal(t, want, string(got), name)
+	}
+}
+
 // >file 2>&1 keeps its order, though the two are two files here.
 func TestSameFileTwice(t *testing.T) {
 	containertest.Census(t)

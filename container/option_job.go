@@ -73,9 +73,10 @@ func WithUmask(mask uint32) JobOption {
 // not hold up Wait.
 //
 // A pipe is given to the job's user (fchown(2)), so that the job can open
-// /dev/stdin; so are those of WithStdout and WithStderr. Where the job has the
-// host user's own id alone (see Probe: id range), a regular file is copied as
-// well: the job could open it again, for writing.
+// /dev/stdin; so are those of WithStdout and WithStderr. A regular file is copied
+// as well where the job could not open it again (as root, one whose mode does not
+// let everybody), and where it could too well: where it has the host user's own id
+// alone (see Probe: id range), for writing what it was given to read.
 func WithStdin(r io.Reader) JobOption {
 	return newJobOption("WithStdin", fmt.Sprintf("%T", r), func(j *Job) { j.Stdin = r })
 }

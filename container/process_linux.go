@@ -126,9 +126,6 @@ func (p *Process) open() (stdio, error) {
 	fail := func(option string, err error) error {
 		return &StartError{Phase: PhasePrepare, Op: option, Err: err}
 	}
-	// A job that shares its id with init's files' owner could open a regular file
-	// again through /proc/self/fd, for writing where it was given for reading.
-	shared := j.uid() == p.r.host.initUID
 	for i, name := range []string{"stdin", "stdout", "stderr"} {
 		var given any
 		switch i {
@@ -152,13 +149,13 @@ func (p *Process) open() (stdio, error) {
 				return out, fail(option, err)
 			}
 			add(fd, false)
-		case i == 2 && (same(j.Stdout, j.Stderr) || shared && sameRegular(j.Stdout, j.Stderr)):
+		case i == 2 && (same(j.Stdout, j.Stderr) || sameRegular(j.Stdout, j.Stderr) && p.throughPipe(j.Stderr, i)):
 			fd, err := unix.FcntlInt(uintptr(p.passed[1]), unix.F_DUPFD_CLOEXEC, 3)
 			if err != nil {
 				return out, fail(option, err)
 			}
 			add(fd, false)
-		case isFile && (!shared || !regular(f)):
+		case isFile && !p.throughPipe(f, i):
 			fd, err := duplicate(f)
 			if err != nil {
 				return out, fail(option, err)
@@ -198,9 +195,30 @@ func same(a, b io.Writer) (equal bool) {
 	return a != nil && a == b
 }
 
-func regular(f *os.File) bool {
+// throughPipe tells that a file is copied from or to, and not given to the job
+// itself: a regular file that a job with the host user's own id could open again
+// through /proc/self/fd for writing, where it was given for reading; or one that
+// the job could not open again at all, which is what /dev/stderr in a shell does.
+func (p *Process) throughPipe(given any, i int) bool {
+	f, ok := given.(*os.File)
+	if !ok {
+		return true
+	}
 	st, err := f.Stat()
-	return err == nil && st.Mode().IsRegular()
+	if err != nil || !st.Mode().IsRegular() {
+		return false
+	}
+	j, h := p.spec, p.r.host
+	sys, ok := st.Sys().(*syscall.Stat_t)
+	if !ok || j.uid() == h.initUID {
+		return true
+	}
+	want := uint32(mayWrite)
+	if i == 0 {
+		want = mayRead
+	}
+	uid, gid := hostIDs(h, j.uid(), j.gid())
+	return permission(sys, uid, gid, j, h)&want == 0
 }
 
 // sameRegular tells that both are the same regular file (>file 2>&1): through
