@@ -77,30 +77,39 @@ func serve(w *world) {
 		if w.spare.pid != 0 {
 			w.time[0], w.time[1] = spareSeconds, 0
 			timeout = w.base() + unsafe.Offsetof(w.time)
+		} else if w.spare.asked >= 2 {
+			w.time[0], w.time[1] = 0, spareAfter
+			timeout = w.base() + unsafe.Offsetof(w.time)
 		}
 		n, errno := call(syscall.SYS_PPOLL, w.base()+unsafe.Offsetof(w.poll), 2, timeout, 0, 8, 0)
 		if errno != 0 && errno != eintr {
 			w.leave()
 		}
-		if n == 0 && errno == 0 {
+		if n == 0 && errno == 0 && w.spare.pid != 0 {
 			w.dropSpare() // nobody has come for it
+			w.spare.asked = 0
+		} else if n == 0 && errno == 0 {
+			w.prepareSpare()
 		}
 		control, signal := w.poll[0].revents, w.poll[1].revents
 		if signal != 0 {
 			call(syscall.SYS_READ, signalFD, w.base()+unsafe.Offsetof(w.info), unsafe.Sizeof(w.info), 0, 0, 0)
 			w.reap()
 		}
-		if control != 0 {
-			if !w.serveOne() {
-				w.leave()
-			}
-			w.prepareSpare()
+		if control != 0 && !w.serveOne() {
+			w.leave()
 		}
 	}
 }
 
-// spareSeconds is how long a spare init waits in a program that starts nothing.
-const spareSeconds = 10
+const (
+	// spareSeconds is how long a spare init waits in a program that starts nothing.
+	spareSeconds = 10
+	// spareAfter is how many nanoseconds without a request pass before one is made:
+	// until then the init that was asked for last makes its mounts, and the kernel
+	// has one lock for both.
+	spareAfter = 7e5
+)
 
 // prepareSpare clones an init ahead, while nobody waits: making a network
 // namespace is the longest part of a start. A program that has started one
