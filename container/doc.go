@@ -14,4 +14,12 @@
 //
 // The host program's own binary is executed once more, at the first start, as
 // the launcher that all containers come from; nothing has to be called in main.
+// The launcher takes over in a package's init, as early as Go allows: ahead of
+// packages that import net, crypto or anything heavy. A package that imports no
+// more than os, and whose path sorts earlier, has its init run once more in that
+// process. It must not wait, exit or write there; os.Args[0] is "inlay-launcher".
+//
+// The launcher stays until the program ends. Once a program has started two
+// containers with the same namespaces, the launcher also keeps one init ready for
+// the next, for ten seconds after the last was asked for.
 package container
