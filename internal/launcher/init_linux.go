@@ -76,6 +76,7 @@ type Init struct {
 	after    []func() // to be called when mu is free
 
 	hasTeardown bool
+	orphan      bool // its launcher is dead
 }
 
 type opened struct {
@@ -188,16 +189,20 @@ func (i *Init) forget() {
 	delete(i.l.inits, i.id)
 	poll := i.l.poll
 	i.l.mu.Unlock()
-	poll.remove(i.sock)
+	// Nobody may be sending, reading or watching when the numbers become free.
+	i.sendMu.Lock()
+	defer i.sendMu.Unlock()
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	if !i.closed {
-		i.closed = true
-		_ = unix.Close(i.sock)
-		if i.pidfd >= 0 {
-			poll.remove(i.pidfd)
-			_ = unix.Close(i.pidfd)
-		}
+	if i.closed {
+		return
+	}
+	i.closed = true
+	poll.remove(i.sock)
+	_ = unix.Close(i.sock)
+	if i.pidfd >= 0 {
+		poll.remove(i.pidfd)
+		_ = unix.Close(i.pidfd)
 	}
 }
 
@@ -216,6 +221,13 @@ func (i *Init) request(ctx context.Context, h rawproc.Header, plans []byte, fds 
 // spawned takes the launcher's answer.
 func (i *Init) spawned(a rawproc.Answer, pidfd int) {
 	i.mu.Lock()
+	if i.closed { // nobody waits for it
+		if pidfd >= 0 {
+			_ = unix.Close(pidfd)
+		}
+		i.mu.Unlock()
+		return
+	}
 	switch {
 	case a.Errno != 0:
 		i.err = &PlanError{int(a.Phase), int(a.Step), syscall.Errno(a.Errno)}
@@ -224,29 +236,41 @@ func (i *Init) spawned(a rawproc.Answer, pidfd int) {
 		i.err = &PlanError{rawproc.PhaseClone, 0, unix.EMFILE}
 	}
 	i.pid, i.pidfd = int(a.PID), pidfd
-	failed := i.err != nil
-	i.mu.Unlock()
 	close(i.ready)
-	if failed {
-		i.markGone()
-		return
-	}
-	if !i.hasTeardown {
+	switch {
+	case i.err != nil:
+		i.goes()
+	case !i.hasTeardown:
 		// Its own end is heard of sooner than the launcher's word of it. Where that
 		// cannot be watched, the word will do.
 		_ = i.l.watch().add(pidfd, i.ending)
 	}
+	i.unlock()
 }
 
 // ending is called by the poller when init has ended. What is left is a zombie
-// that the launcher is about to reap.
+// that the launcher is about to reap, or the machine's first process.
 func (i *Init) ending() {
-	i.l.watch().remove(i.pidfd)
 	i.mu.Lock()
-	reported := len(i.jobs) == 0 && i.isSetUp
-	i.mu.Unlock()
-	if reported { // else its status is wanted, which the launcher has
-		i.markGone()
+	defer i.unlock()
+	// The poller may have fetched the event of a descriptor that was closed since,
+	// and whose number is another's by now.
+	if i.closed || !readable(i.pidfd) {
+		return
+	}
+	i.l.watch().remove(i.pidfd)
+	if i.orphan || len(i.jobs) == 0 && i.isSetUp { // else its status is wanted, which the launcher has
+		i.goes()
+	}
+}
+
+// readable tells whether a pidfd's process has ended.
+func readable(pidfd int) bool {
+	for {
+		n, err := unix.Poll([]unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}, 0)
+		if !errors.Is(err, unix.EINTR) {
+			return err == nil && n == 1
+		}
 	}
 }
 
@@ -269,28 +293,28 @@ func (i *Init) orphaned() {
 		i.err = ErrDied
 		close(i.ready)
 	}
-	pidfd := i.pidfd
-	i.mu.Unlock()
-	if pidfd < 0 {
-		i.markGone()
+	if i.pidfd < 0 || i.closed {
+		i.goes()
+		i.unlock()
 		return
 	}
-	_ = unix.PidfdSendSignal(pidfd, unix.SIGKILL, nil, 0) // it may be dead already
-	i.l.watch().remove(pidfd)                             // the watch for an ordinary end
-	var once sync.Once
-	if err := i.l.watch().add(pidfd, func() {
-		once.Do(func() {
-			i.l.watch().remove(pidfd)
-			i.markGone()
-		})
-	}); err != nil {
-		i.markGone()
+	i.orphan = true
+	_ = unix.PidfdSendSignal(i.pidfd, unix.SIGKILL, nil, 0) // it may be dead already
+	i.l.watch().remove(i.pidfd)                             // it may be watched, or not any more
+	if err := i.l.watch().add(i.pidfd, i.ending); err != nil {
+		i.goes()
 	}
+	i.unlock()
 }
 
 func (i *Init) markGone() {
 	i.mu.Lock()
 	defer i.unlock()
+	i.goes()
+}
+
+// goes, with mu held, notes that init is gone.
+func (i *Init) goes() {
 	select {
 	case <-i.gone:
 	default:
@@ -373,26 +397,34 @@ func shut(c chan struct{}) {
 
 // answers reads what init says; on the poller's goroutine.
 func (i *Init) answers() {
-	for {
-		a, fd, err := receive(i.sock)
-		if errors.Is(err, errNothing) {
-			return
-		}
-		if err != nil {
-			i.l.watch().remove(i.sock)
-			i.mu.Lock()
-			shut(i.ended)
-			i.finish()
-			i.unlock()
-			return
-		}
-		i.answer(a, fd)
+	for i.readOne() {
 	}
 }
 
-func (i *Init) answer(a rawproc.Answer, fd int) {
+// readOne takes one answer; false: there is none. With mu held all the time: the
+// socket may be closed by another goroutine, and its number be another's.
+func (i *Init) readOne() bool {
 	i.mu.Lock()
 	defer i.unlock()
+	if i.closed {
+		return false
+	}
+	a, fd, err := receive(i.sock)
+	if errors.Is(err, errNothing) {
+		return false
+	}
+	if err != nil {
+		i.l.watch().remove(i.sock)
+		shut(i.ended)
+		i.finish()
+		return false
+	}
+	i.answer(a, fd)
+	return true
+}
+
+// answer, with mu held, takes init's word.
+func (i *Init) answer(a rawproc.Answer, fd int) {
 	j := i.jobs[a.ID]
 	switch {
 	case a.Op == rawproc.AnsSetup:
@@ -550,7 +582,7 @@ const (
 func (j *Job) ending() {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	if j.guard != nil || j.pidfd < 0 {
+	if j.guard != nil || j.pidfd < 0 || !readable(j.pidfd) { // see Init.ending
 		return
 	}
 	j.init.l.watch().remove(j.pidfd)
