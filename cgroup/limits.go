@@ -2,9 +2,12 @@ package cgroup
 
 import (
 	"fmt"
+	"maps"
 	"math"
 	"path"
+	"slices"
 	"strings"
+	"time"
 )
 
 // MinMemory is the least memory limit, in bytes.
@@ -15,14 +18,33 @@ const MinMemory = 1 << 20
 type Limits struct {
 	// Memory is the hard limit in bytes, page cache included; at least MinMemory.
 	Memory *int64 `json:"memory,omitempty"`
-	// Swap is the limit of swap alone, in bytes; 0 is none.
+	// MemorySoft is how many bytes the kernel leaves alone while the machine is
+	// short of memory: memory.low of v2, memory.soft_limit_in_bytes of v1; Docker's
+	// --memory-reservation.
+	MemorySoft *int64 `json:"memory_soft,omitempty"`
+	// Swap is the limit of swap alone, in bytes; 0 is none. Without it a group that
+	// has a memory limit gets no swap, where the kernel can tell them apart.
 	Swap *int64 `json:"swap,omitempty"`
+	// OOMGroup tells that one process killed for want of memory is the end of all:
+	// memory.oom.group of v2. On v1 it is the caller's to watch for ([Group.OOM]).
+	OOMGroup bool `json:"oom_group,omitempty"`
+	// Hugetlb limits huge pages, in bytes by page size: "2MB", "1GB".
+	Hugetlb map[string]int64 `json:"hugetlb,omitempty"`
 	// CPUs is how many processors' time may be used: 0.5 is half of one.
 	CPUs *float64 `json:"cpus,omitempty"`
+	// CPUPeriod is the time over which CPUs is kept, 1 ms to 1 s; 100 ms without.
+	CPUPeriod *time.Duration `json:"cpu_period_ns,omitempty"`
+	// CPUBurst is how much time may be saved up and used above CPUs (Linux 5.14).
+	CPUBurst *time.Duration `json:"cpu_burst_ns,omitempty"`
 	// CPUWeight is the share against siblings, 1 to 10000; 100 without.
 	CPUWeight *uint64 `json:"cpu_weight,omitempty"`
+	// CPUIdle gives the processor to everybody else first: SCHED_IDLE for the
+	// group (Linux 5.15).
+	CPUIdle bool `json:"cpu_idle,omitempty"`
 	// CPUSet names the processors, as cpuset(7) does: "0-2,7".
 	CPUSet *string `json:"cpu_set,omitempty"`
+	// MemorySet names the memory nodes, in the same form.
+	MemorySet *string `json:"memory_set,omitempty"`
 	// Pids is how many processes and threads may be at once.
 	Pids *int64 `json:"pids,omitempty"`
 	// IO limits devices.
@@ -31,7 +53,8 @@ type Limits struct {
 	IOWeight *uint64 `json:"io_weight,omitempty"`
 	// DeviceRules are as Docker's --device-cgroup-rule: "c 1:3 mr".
 	DeviceRules []string `json:"device_rules,omitempty"`
-	// Unified sets files of cgroup v2 by name that have no field here.
+	// Unified sets files of cgroup v2 by name that have no field here: "rdma.max",
+	// "misc.max". They are written after all others. v1 has none of them.
 	Unified map[string]string `json:"unified,omitempty"`
 }
 
@@ -121,6 +144,14 @@ func ValidatePath(p string) error {
 	return nil
 }
 
+// clone copies the limits: what a Limits refers to is never changed in place.
+func (l Limits) clone() Limits {
+	l.IO = slices.Clone(l.IO)
+	l.DeviceRules = slices.Clone(l.DeviceRules)
+	l.Unified, l.Hugetlb = maps.Clone(l.Unified), maps.Clone(l.Hugetlb)
+	return l
+}
+
 // Validate reports every fault of the limits, each under the name of its field.
 func (l *Limits) Validate(report func(field string, value any, err error)) {
 	check := func(field string, value any, err error) {
@@ -136,6 +167,29 @@ func (l *Limits) Validate(report func(field string, value any, err error)) {
 	}
 	if l.CPUs != nil {
 		check("CPUs", *l.CPUs, ValidateCPUs(*l.CPUs))
+	}
+	if l.MemorySoft != nil && *l.MemorySoft < 0 {
+		report("MemorySoft", *l.MemorySoft, fmt.Errorf("below zero"))
+	}
+	for size, n := range l.Hugetlb {
+		if n < 0 || size == "" || strings.Trim(size, "0123456789KMGB") != "" {
+			report("Hugetlb", fmt.Sprintf("%s: %d", size, n), fmt.Errorf("not a size like 2MB and bytes"))
+		}
+	}
+	if p := l.CPUPeriod; p != nil && (*p < time.Millisecond || *p > time.Second) {
+		report("CPUPeriod", *p, fmt.Errorf("not between 1ms and 1s"))
+	}
+	if (l.CPUPeriod != nil || l.CPUBurst != nil) && l.CPUs == nil {
+		report("CPUPeriod", "", fmt.Errorf("a period or a burst needs a limit of processors"))
+	}
+	if l.CPUBurst != nil && *l.CPUBurst < 0 {
+		report("CPUBurst", *l.CPUBurst, fmt.Errorf("below zero"))
+	}
+	if l.CPUIdle && l.CPUWeight != nil {
+		report("CPUIdle", true, fmt.Errorf("an idle group has no weight"))
+	}
+	if l.MemorySet != nil {
+		check("MemorySet", *l.MemorySet, ValidateCPUSet(*l.MemorySet))
 	}
 	if l.CPUWeight != nil {
 		check("CPUWeight", *l.CPUWeight, ValidateWeight(*l.CPUWeight))
