@@ -38,13 +38,14 @@ func (e *Entry) Close() {
 func (g *Group) Enter() (*Entry, error) {
 	e := &Entry{Dir: -1}
 	var err error
-	g.each(func(n int, p *place) {
-		if err != nil {
-			return
+	for n := range g.t.places {
+		p, at := &g.t.places[n], g.within(n)
+		if at == nil {
+			continue
 		}
-		file, flags := path.Join(g.rel, "tasks"), unix.O_WRONLY
+		file, flags := path.Join(at.rel, "tasks"), unix.O_WRONLY
 		if n == g.t.unified {
-			file, flags = g.rel, unix.O_PATH|unix.O_DIRECTORY
+			file, flags = at.rel, unix.O_PATH|unix.O_DIRECTORY
 		}
 		fd, openErr := unix.Openat(p.fd, file, flags|unix.O_CLOEXEC, 0)
 		switch {
@@ -55,12 +56,26 @@ func (g *Group) Enter() (*Entry, error) {
 		default:
 			e.Tasks = append(e.Tasks, fd)
 		}
-	})
-	if err != nil {
-		e.Close()
-		return nil, err
+		if err != nil {
+			e.Close()
+			return nil, err
+		}
 	}
 	return e, nil
+}
+
+// within is the group that has to be entered in one place: this one, or the
+// nearest above it that has limits there; nil: none.
+func (g *Group) within(n int) *Group {
+	for at := g; at != nil && at.parent != nil; at = at.parent {
+		at.mu.Lock()
+		in, limited := at.in&(1<<n) != 0, at.limited&(1<<n) != 0
+		at.mu.Unlock()
+		if in && (at == g || limited) {
+			return at
+		}
+	}
+	return nil
 }
 
 // Let gives a user of the host the right to clone processes into the group, by

@@ -40,7 +40,10 @@ type Group struct {
 
 	mu sync.Mutex
 	in uint64 // the places in which its folder is there
-	on string // of v2: " memory pids": enabled for what is below
+	// limited are those of them in which it has limits: whatever enters a group
+	// below it has to enter these.
+	limited uint64
+	on      string // of v2: " memory pids": enabled for what is below
 }
 
 // Open returns an existing group by its path below the hierarchies' roots, as in
@@ -248,6 +251,22 @@ func (t *tree) needs(settings []setting) (places uint64, enable []string) {
 	return places, enable
 }
 
+// Has tells whether groups below this one can have a controller: "memory", "io".
+func (g *Group) Has(controller string) bool {
+	n, _ := g.t.find(controller)
+	return n >= 0
+}
+
+// limitedBy are the places in which settings are.
+func (t *tree) limitedBy(settings []setting) (places uint64) {
+	for _, s := range settings {
+		if n, _ := t.find(s.controller); n >= 0 {
+			places |= 1 << n
+		}
+	}
+	return places
+}
+
 // Missing tells which of the limits cannot be kept in groups below this one, as
 // far as that is known beforehand.
 func (g *Group) Missing(l *Limits) []*LimitError {
@@ -357,6 +376,7 @@ func (g *Group) Create(name string, l Limits) (*Group, error) {
 	if err := c.write(settings); err != nil {
 		return nil, errors.Join(err, c.remove())
 	}
+	c.limited = g.t.limitedBy(settings)
 	if err := c.setDevices(l.DeviceRules); err != nil {
 		return nil, errors.Join(err, c.remove())
 	}
@@ -598,19 +618,6 @@ func (g *Group) Update(ctx context.Context, l Limits) error {
 		return err
 	}
 	settings := l.all(g.t)
-	if places, _ := g.t.needs(settings); places != 0 {
-		g.mu.Lock()
-		absent := places &^ g.in
-		g.mu.Unlock()
-		for _, s := range settings {
-			if n, _ := g.t.find(s.controller); n >= 0 && absent&(1<<n) != 0 {
-				errs = append(errs, &LimitError{Field: s.field, Controller: s.controller, Reason: "the group was made without the controller " + s.controller, Remedy: "set a limit of this kind when it is made; Update changes it"})
-			}
-		}
-	}
-	if err := errors.Join(errs...); err != nil {
-		return err
-	}
 	_, enable := g.t.needs(settings)
 	if g.parent != nil {
 		if err := g.parent.enable(enable); err != nil {
@@ -622,7 +629,54 @@ func (g *Group) Update(ctx context.Context, l Limits) error {
 			return err
 		}
 	}
-	return g.write(settings)
+	places := g.t.limitedBy(settings)
+	for n := range g.t.places {
+		if places&(1<<n) != 0 {
+			if err := g.joinPlace(n); err != nil {
+				return err
+			}
+		}
+	}
+	if err := g.write(settings); err != nil {
+		return err
+	}
+	g.mu.Lock()
+	g.limited |= places
+	g.mu.Unlock()
+	return nil
+}
+
+// joinPlace makes the group in one more hierarchy of v1 and moves its processes
+// there, by their threads' common way in: it is not made for speed.
+func (g *Group) joinPlace(n int) error {
+	g.mu.Lock()
+	there := g.in&(1<<n) != 0
+	g.mu.Unlock()
+	if there {
+		return nil
+	}
+	p := &g.t.places[n]
+	if err := g.makeIn(n); err != nil {
+		return &Error{Op: "mkdir", Path: filepath.Join(p.path, g.rel), Err: err, Remedy: mkdirRemedy(err)}
+	}
+	moved := map[int]bool{}
+	for more := true; more; {
+		more = false
+		list, err := g.Processes()
+		if err != nil {
+			return err
+		}
+		for _, pid := range list {
+			if moved[pid] {
+				continue
+			}
+			moved[pid], more = true, true // a child of it is born where it is
+			if err := p.write(path.Join(g.rel, "cgroup.procs"), fmt.Sprint(pid)); err != nil && !errors.Is(err, unix.ESRCH) {
+				return &Error{Op: "write", Path: filepath.Join(p.path, g.rel, "cgroup.procs"), Err: err, Remedy: remedy(err)}
+			}
+		}
+	}
+	return nil
 }
 
 // lowerMemory makes room for a lower limit. On v1 the kernel does so itself, and

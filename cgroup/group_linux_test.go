@@ -169,7 +169,7 @@ func TestGroupsNest(t *testing.T) {
 	require.NoError(t, err)
 	leaf, err := inner.Create("1", cgroup.Limits{})
 	require.NoError(t, err)
-	cmd := run(t, leaf, "sleep 100")
+	cmd := run(t, leaf, "exec sleep 100")
 	eventually(t, "it is seen from above", func() bool {
 		list, err := outer.Processes()
 		require.NoError(t, err)

@@ -98,3 +98,9 @@ func (g *Group) CPUTime() time.Duration { return Absent }
 
 // OOMKills is not there.
 func (g *Group) OOMKills() (kills int64, own bool) { return 0, false }
+
+// MemoryNow is not there.
+func (g *Group) MemoryNow() (now, anon int64) { return Absent, Absent }
+
+// Has is not there.
+func (g *Group) Has(string) bool { return false }

@@ -83,4 +83,3 @@ var swap = sync.OnceValue(func() bool {
 	text, err := os.ReadFile("/proc/swaps")
 	return err != nil || strings.Count(string(text), "\n") > 1
 })
-

@@ -215,3 +215,48 @@ func (l *Limits) Validate(report func(field string, value any, err error)) {
 		}
 	}
 }
+
+// fields are the names of Limits' fields that a host may be unable to keep, with
+// what tells whether one is set and what takes it away.
+var fields = []struct {
+	name  string
+	set   func(*Limits) bool
+	clear func(*Limits)
+}{
+	{"Memory", func(l *Limits) bool { return l.Memory != nil }, func(l *Limits) { l.Memory = nil }},
+	{"MemorySoft", func(l *Limits) bool { return l.MemorySoft != nil }, func(l *Limits) { l.MemorySoft = nil }},
+	{"Swap", func(l *Limits) bool { return l.Swap != nil }, func(l *Limits) { l.Swap = nil }},
+	{"OOMGroup", func(*Limits) bool { return false }, func(l *Limits) { l.OOMGroup = false }},
+	{"Hugetlb", func(l *Limits) bool { return len(l.Hugetlb) > 0 }, func(l *Limits) { l.Hugetlb = nil }},
+	{"CPUs", func(l *Limits) bool { return l.CPUs != nil }, func(l *Limits) { l.CPUs, l.CPUPeriod = nil, nil }},
+	{"CPUBurst", func(l *Limits) bool { return l.CPUBurst != nil }, func(l *Limits) { l.CPUBurst = nil }},
+	{"CPUWeight", func(l *Limits) bool { return l.CPUWeight != nil }, func(l *Limits) { l.CPUWeight = nil }},
+	{"CPUIdle", func(l *Limits) bool { return l.CPUIdle }, func(l *Limits) { l.CPUIdle = false }},
+	{"CPUSet", func(l *Limits) bool { return l.CPUSet != nil }, func(l *Limits) { l.CPUSet = nil }},
+	{"MemorySet", func(l *Limits) bool { return l.MemorySet != nil }, func(l *Limits) { l.MemorySet = nil }},
+	{"Pids", func(l *Limits) bool { return l.Pids != nil }, func(l *Limits) { l.Pids = nil }},
+	{"IO", func(l *Limits) bool { return len(l.IO) > 0 }, func(l *Limits) { l.IO = nil }},
+	{"IOWeight", func(l *Limits) bool { return l.IOWeight != nil }, func(l *Limits) { l.IOWeight = nil }},
+	{"DeviceRules", func(l *Limits) bool { return len(l.DeviceRules) > 0 }, func(l *Limits) { l.DeviceRules = nil }},
+	{"Unified", func(l *Limits) bool { return len(l.Unified) > 0 }, func(l *Limits) { l.Unified = nil }},
+}
+
+// Fields names the limits that are set. OOMGroup is no limit.
+func (l *Limits) Fields() []string {
+	var out []string
+	for _, f := range fields {
+		if f.set(l) {
+			out = append(out, f.name)
+		}
+	}
+	return out
+}
+
+// Clear takes the limit of that field away.
+func (l *Limits) Clear(field string) {
+	for _, f := range fields {
+		if f.name == field {
+			f.clear(l)
+		}
+	}
+}

@@ -34,6 +34,25 @@ func (g *Group) CPUTime() time.Duration {
 	return Absent
 }
 
+// MemoryNow reads the memory in use, and how much of it is no file's: anonymous
+// and shared. Absent where nothing tells.
+func (g *Group) MemoryNow() (now, anon int64) {
+	r := reader{g: g}
+	now, anon = Absent, Absent
+	for _, f := range []struct {
+		v2                  bool
+		now, anon, andShmem string
+	}{{true, "memory.current", "anon", "shmem"}, {false, "memory.usage_in_bytes", "total_rss", "total_shmem"}} {
+		if text := r.file(controllerMemory, f.now, f.v2); text != nil {
+			now = parse(text)
+			if text = r.file(controllerMemory, "memory.stat", f.v2); text != nil {
+				anon = max(0, field(text, f.anon)) + max(0, field(text, f.andShmem))
+			}
+		}
+	}
+	return now, anon
+}
+
 // OOMKills reads how many processes the kernel has killed for want of memory in
 // this group and below, and whether a limit of this group or of one below was the
 // reason; false where it was the machine, or a group above.

@@ -3,6 +3,7 @@ package container
 import (
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/inlay-dev/inlay/internal/launcher"
 	"github.com/inlay-dev/inlay/internal/plan"
@@ -31,7 +32,9 @@ type host struct {
 	// countsProcesses tells that RLIMIT_NPROC counts the container's processes
 	// alone.
 	countsProcesses bool
-	sourceIsDir     map[string]bool
+	// pidsByGroup tells that a control group limits them.
+	pidsByGroup bool
+	sourceIsDir map[string]bool
 	// resolv and hosts are the host's own files, for a container on its network.
 	resolv, hosts []byte
 }
@@ -152,6 +155,8 @@ type stdio struct {
 	count int
 	// chown tells for each whether init gives it to the job's user.
 	chown []bool
+	// tasks is how many files of cgroup v1 come after them, to enter groups by.
+	tasks int
 }
 
 // defaultPath is where commands are looked up if the job's environment does not
@@ -205,8 +210,13 @@ func rlimits(j *Job, h *host) []security.Rlimit {
 		{Name: "core", Soft: 1, Hard: 1},
 		{Name: "nofile", Soft: min(1024, h.noFile), Hard: min(65536, h.noFile)},
 	}
-	if h.countsProcesses {
+	if h.countsProcesses && !h.pidsByGroup {
 		list = append(list, security.Rlimit{Name: "nproc", Soft: min(defaultPids, h.nProc), Hard: min(defaultPids, h.nProc)})
+	}
+	if d := j.CPUTimeLimit; d != nil {
+		// The backstop, should nobody look: whole seconds, of each process alone.
+		n := uint64(*d/time.Second) + 2
+		list = append(list, security.Rlimit{Name: "cpu", Soft: n, Hard: n})
 	}
 	for _, r := range j.Rlimits {
 		list = slices.DeleteFunc(list, func(d security.Rlimit) bool { return d.Name == r.Name })
@@ -225,6 +235,10 @@ func compileJob(s *Spec, j *Job, h *host, io stdio, builder newBuilder) *plan.Pl
 	files := make([]plan.Reg, io.count)
 	for i := range files {
 		files[i] = regs.New([]string{"stdin", "stdout", "stderr", "file"}[min(i, 3)])
+	}
+	// First, so that nothing of this is charged to anybody else.
+	for range io.tasks {
+		b.WriteSelf(regs.New("tasks"))
 	}
 	for i, chown := range io.chown {
 		if chown {

@@ -17,6 +17,7 @@ type State string
 const (
 	StateCreated State = "created" // New made it
 	StateRunning State = "running" // from Start on
+	StatePaused  State = "paused"  // by Pause
 	StateStopped State = "stopped" // the main job has ended; files stay until Close
 	StateClosed  State = "closed"
 )
@@ -32,6 +33,8 @@ type Container struct {
 	run     *running // from Start on
 	done    chan struct{}
 	doneErr error
+	last    *Stats // at the end
+	events  eventLog
 }
 
 // New checks the request and reports every fault of it, as [*OptionError]s joined
@@ -103,6 +106,9 @@ func (j *Job) clone() Job {
 func (c *Container) State() State {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.state == StateRunning && c.run.isPaused() {
+		return StatePaused
+	}
 	return c.state
 }
 

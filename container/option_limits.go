@@ -45,6 +45,14 @@ func WithMemoryLimit(n int64) JobOption {
 	return newJobOption("WithMemoryLimit", n, func(j *Job) { j.Limits.Memory = &n })
 }
 
+// WithOOMGroup tells whether want of memory is the end of the whole job: with it,
+// the default, one process that the kernel kills for it takes all others along,
+// and the verdict is MemoryLimit. Without, the others live on, and the job's own
+// end is its verdict.
+func WithOOMGroup(on bool) JobOption {
+	return newJobOption("WithOOMGroup", on, func(j *Job) { j.OOMGroup = &on })
+}
+
 // WithSwapLimit caps swap alone at n bytes; 0 is none. (Docker's --memory-swap is
 // the sum of both.) Not in this version: Start refuses it.
 func WithSwapLimit(n int64) JobOption {

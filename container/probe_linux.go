@@ -8,7 +8,6 @@ import (
 	"os"
 	"os/exec"
 	osuser "os/user"
-	"path"
 	"path/filepath"
 	"runtime"
 	"slices"
@@ -97,6 +96,10 @@ type description struct {
 	newUser    bool   // the container is to have a user namespace of its own
 	needsUsers bool   // its job is to be another than user 0
 	mode       cgroup.Mode
+	// groups are the folders below which this process can make groups, controllers
+	// what they limit; groupsErr is why there are none.
+	groups, controllers, without []string
+	groupsErr                    error
 
 	trials []trial // of system calls
 	// tryUser tells whether the kernel makes a user namespace for this process.
@@ -104,8 +107,6 @@ type description struct {
 	// lookPath finds a program, and tells whether it runs with more rights than
 	// its caller.
 	lookPath func(name string) (path string, elevated bool, err error)
-	// writable tells why this process may not write to a file.
-	writable func(path string) error
 }
 
 // trial is a system call and the kernel's answer to the smallest use of it.
@@ -127,8 +128,9 @@ func thisHost(s *Spec) (*description, error) {
 		needsUsers: s.UIDMaps == nil && (s.Job.uid() != 0 || s.Job.gid() != 0 || len(s.Job.Groups) > 0),
 		mode:       cgroup.Detect(), trials: tryCalls(privileged),
 		tryUser:  func() error { return tryClone3(unix.CLONE_NEWUSER) },
-		lookPath: lookElevated, writable: writable,
+		lookPath: lookElevated,
 	}
+	d.lookGroups()
 	_, _, err = launcher.OwnIDs()
 	d.ownIDs = err == nil
 	if u, err := osuser.LookupId(strconv.FormatUint(uint64(d.uid), 10)); err == nil {
@@ -511,59 +513,48 @@ func (d *description) newuidmap() Finding {
 	return f
 }
 
-// cgroups is a note: nothing depends on them yet.
+// cgroups is a note: without them containers start, and keep no limits.
 func (d *description) cgroups() Finding {
 	f := Finding{Name: "cgroups", Note: true, Detail: string(d.mode)}
-	own, controllers := d.ownCgroup()
 	switch {
 	case d.mode == cgroup.Unavailable:
 		f.Detail = "no hierarchy is mounted on /sys/fs/cgroup"
-	case own == "":
-		f.Detail += ", this process's own group is not to be seen"
+		f.Remedy = noGroups
+	case d.groupsErr != nil:
+		f.err = d.groupsErr
+		f.Detail += ": " + d.groupsErr.Error()
+		f.Remedy = noGroups
 	default:
-		f.Detail += fmt.Sprintf(", controllers %s, %s", controllers, own)
-		if f.err = d.writable(path.Join(d.root, own, "cgroup.procs")); f.err != nil {
-			f.Detail += fmt.Sprintf(" is not writable (%v)", bare(f.err))
-		} else {
-			f.OK = true
-			f.Detail += " is writable"
+		f.OK = true
+		f.Detail += ": limits of " + strings.Join(d.controllers, " ") + ", below " + strings.Join(d.groups, " ")
+		if len(d.without) > 0 {
+			f.Detail += "; without " + strings.Join(d.without, " ")
+			f.Remedy = "to have them, with systemd: a drop-in with [Service] Delegate=cpu cpuset io memory pids for user@.service or the program's own service"
 		}
-	}
-	f.Detail += "; limits by cgroups are not in this version"
-	if !f.OK {
-		f.Remedy = "when they come they will need a writable hierarchy\n" +
-			"docker run --cgroupns=private --security-opt writable-cgroups=true (Docker 28 or later; not --privileged)\n" +
-			"podman run --cgroupns=private --security-opt unmask=/sys/fs/cgroup\n" +
-			"as a user, with systemd: systemd-run --user --scope -p Delegate=yes -- PROGRAM"
 	}
 	return f
 }
 
-// ownCgroup finds the group of this process that limits would go below, and the
-// controllers there: of v2, or the memory hierarchy of v1, cgroups(7). Both are
-// empty where there is none.
-func (d *description) ownCgroup() (own, controllers string) {
-	var v1 []string
-	for line := range strings.SplitSeq(d.read("/proc/self/cgroup"), "\n") {
-		parts := strings.SplitN(line, ":", 3)
-		switch {
-		case len(parts) != 3:
-		case d.mode == cgroup.V2 && parts[1] == "":
-			own = path.Join("/sys/fs/cgroup", parts[2])
-			if controllers = d.read(path.Join(own, "cgroup.controllers")); controllers == "" {
-				controllers = "none"
-			}
-			return own, controllers
-		case d.mode != cgroup.V2 && parts[1] != "" && !strings.HasPrefix(parts[1], "name="):
-			list := strings.Split(parts[1], ",")
-			v1 = append(v1, list...)
-			if slices.Contains(list, "memory") {
-				own = path.Join("/sys/fs/cgroup/memory", parts[2])
-			}
+const noGroups = "docker run --cgroupns=private --security-opt writable-cgroups=true (Docker 28 or later; not --privileged), and cgroup.Prepare in the program\n" +
+	"podman run --cgroupns=private --security-opt unmask=/sys/fs/cgroup, and cgroup.Prepare in the program\n" +
+	"as a user, with systemd: systemd-run --user --scope -p Delegate=yes -- PROGRAM, and cgroup.Prepare in the program"
+
+// lookGroups finds where groups can be made, and which limits they can keep.
+func (d *description) lookGroups() {
+	top, err := cgroup.Nearest()
+	if err != nil {
+		d.groupsErr = err
+		return
+	}
+	d.groups = top.Paths()
+	for _, c := range []string{"cpu", "cpuset", "io", "memory", "pids"} {
+		if top.Has(c) {
+			d.controllers = append(d.controllers, c)
+		} else {
+			d.without = append(d.without, c)
 		}
 	}
-	slices.Sort(v1)
-	return own, strings.Join(v1, " ")
+	_ = top.Close() // descriptors of folders
 }
 
 // probeStateDir looks whether the state directory is there as it must be, or can
@@ -600,12 +591,6 @@ func probeStateDir(dir string, uid uint32) Finding {
 	return f
 }
 
-// writable asks for this process's effective ids; a read-only mount answers
-// EROFS, to root as well.
-func writable(name string) error {
-	return unix.Faccessat(unix.AT_FDCWD, name, unix.W_OK, unix.AT_EACCESS)
-}
-
 // lookElevated finds a program and looks whether it is setuid root or has file
 // capabilities, capabilities(7), on a mount that lets them count.
 func lookElevated(name string) (string, bool, error) {
@@ -630,7 +615,8 @@ func probeOptions(s Spec) Finding {
 	f := Finding{Name: "options"}
 	c, err := fromSpec(s)
 	if err == nil {
-		err = (&running{c: c}).refuse()
+		r := &running{c: c}
+		err = errors.Join(r.refuse(), r.refuseLimits())
 	}
 	if err != nil {
 		f.err = err
@@ -797,4 +783,9 @@ func answered(errno, want syscall.Errno) error {
 		return errors.New("an answer that no kernel gives")
 	}
 	return errno
+}
+
+// writable tells why this process may not write to a file.
+func writable(name string) error {
+	return unix.Faccessat(unix.AT_FDCWD, name, unix.W_OK, unix.AT_EACCESS)
 }

@@ -33,7 +33,7 @@ func madeUpUser(name string) *description {
 		uid: 1000, user: "ann", binary: "/opt/judge/bin/judge", newUser: true, mode: cgroup.V2, trials: trials,
 		tryUser:  func() error { return nil },
 		lookPath: func(name string) (string, bool, error) { return "/usr/bin/" + name, true, nil },
-		writable: func(string) error { return nil },
+		groups:   []string{"/sys/fs/cgroup/user.slice/user-1000.slice/user@1000.service"}, controllers: []string{"cpu", "io", "memory", "pids"}, without: []string{"cpuset"},
 	}
 }
 
@@ -41,7 +41,9 @@ func madeUpUser(name string) *description {
 func TestProbeGolden(t *testing.T) {
 	t.Parallel()
 	asRoot := func(d *description) { d.uid, d.user, d.privileged = 0, "root", true }
-	closed := func(d *description) { d.writable = func(string) error { return unix.EROFS } }
+	closed := func(d *description) {
+		d.groupsErr = &cgroup.Error{Op: "open", Path: "/sys/fs/cgroup", Err: unix.EROFS, Remedy: "mount it writable"}
+	}
 	for _, tt := range []struct {
 		name   string
 		ok     bool
@@ -220,15 +222,16 @@ func TestProbeOptions(t *testing.T) {
 	}
 	require.Equal(t, Finding{Name: "options", OK: true, Detail: "nothing is refused"}, probeOptions(spec()))
 
-	f := probeOptions(spec(WithMemoryLimit(64*MiB), WithPidsLimit(5)))
-	require.Equal(t, "WithMemoryLimit: not in this version; WithPidsLimit: not in this version", f.Detail)
-	require.Equal(t, "wrap it in container.Optional to go on without", f.Remedy)
+	nowhere := WithCgroupParent("/inlay/no/such/group")
+	f := probeOptions(spec(nowhere, WithMemoryLimit(64*MiB)))
+	require.False(t, f.OK)
+	require.Contains(t, f.Detail, "WithMemoryLimit: there are no control groups here: ")
 	var limit *LimitError
 	require.ErrorAs(t, f.err, &limit)
 
-	f = probeOptions(spec(Optional(WithMemoryLimit(64 * MiB))))
+	f = probeOptions(spec(Optional(nowhere), Optional(WithMemoryLimit(64*MiB))))
 	require.True(t, f.OK && f.Note)
-	require.Equal(t, "optional, and left out: WithMemoryLimit (not in this version)", f.Detail)
+	require.Contains(t, f.Detail, "optional, and left out: WithMemoryLimit (")
 
 	f = probeOptions(spec(WithHostname("")))
 	require.False(t, f.OK)
@@ -313,7 +316,7 @@ func TestProbeThisHost(t *testing.T) {
 	require.Equal(t, before, left(t))
 
 	// A refusal comes without a launch.
-	r, err = Probe(t.Context(), WithMemoryLimit(64*MiB))
+	r, err = Probe(t.Context(), WithCgroupParent("/inlay/no/such/group"))
 	require.NoError(t, err)
 	require.False(t, r.OK())
 	var limit *LimitError

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -13,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/inlay-dev/inlay/cgroup"
 	"github.com/inlay-dev/inlay/internal/launcher"
 	"github.com/inlay-dev/inlay/internal/plan"
 	"github.com/inlay-dev/inlay/namespace"
@@ -28,6 +30,19 @@ type Process struct {
 	io     stdio
 	start0 time.Time // when it was asked for
 	done   chan struct{}
+
+	group  *cgroup.Group // nil: there is none
+	shared bool          // with other jobs
+	oom    int           // an eventfd, on v1; -1: none
+	entry  *cgroup.Entry
+	// oomBefore is how many processes were killed for want of memory in the group
+	// before the job began.
+	oomBefore int64
+	last      *cgroup.Stats // at the end
+	anon      int64         // the largest samples
+	peak      int64
+	watch     watch
+	written   atomic.Int64 // bytes of output
 
 	passed  []int // descriptors for the job, closed here once they are sent
 	streams []*stream
@@ -57,7 +72,7 @@ type stream struct {
 
 func newProcess(r *running, j *Job) *Process {
 	// Its end, and launch: what fails before is no end.
-	return &Process{r: r, spec: j, done: make(chan struct{}), pending: 2}
+	return &Process{r: r, spec: j, done: make(chan struct{}), pending: 2, oom: -1}
 }
 
 // beMain makes the process one whose end is everybody's: Done waits for that too.
@@ -85,6 +100,18 @@ func (p *Process) prepare(begun time.Time) (req *launcher.JobRequest, err error)
 		return nil, err
 	}
 	p.io = io
+	if p.entry, err = p.r.enter(p); err != nil {
+		return nil, err
+	}
+	fds, group := p.passed, 0
+	if p.entry != nil {
+		p.io.tasks = len(p.entry.Tasks)
+		fds = append(slices.Clip(fds), p.entry.Tasks...)
+		if p.entry.Dir >= 0 {
+			fds = append(fds, p.entry.Dir)
+			group = len(fds)
+		}
+	}
 	p.mu.Lock()
 	for _, s := range p.streams {
 		if s.out != nil {
@@ -92,7 +119,7 @@ func (p *Process) prepare(begun time.Time) (req *launcher.JobRequest, err error)
 		}
 	}
 	p.mu.Unlock()
-	return &launcher.JobRequest{FDs: p.passed, OnExit: p.exited}, nil
+	return &launcher.JobRequest{FDs: fds, Cgroup: group, OnExit: p.exited}, nil
 }
 
 // abort closes what prepare opened, for a job that will not be.
@@ -113,6 +140,10 @@ func (p *Process) closePassed() {
 		_ = unix.Close(fd)
 	}
 	p.passed = nil
+	if p.entry != nil {
+		p.entry.Close()
+		p.entry = nil
+	}
 }
 
 // open makes the job's descriptors: pipes, /dev/null, and duplicates of files.
@@ -209,6 +240,9 @@ func (p *Process) throughPipe(given any, i int) bool {
 		return false
 	}
 	j, h := p.spec, p.r.host
+	if i > 0 && j.OutputLimit != nil {
+		return true // else nobody counts
+	}
 	sys, ok := st.Sys().(*syscall.Stat_t)
 	if !ok || j.uid() == h.initUID {
 		return true
@@ -233,6 +267,9 @@ func sameRegular(a, b io.Writer) bool {
 	st2, err2 := g.Stat()
 	return err == nil && err2 == nil && st.Mode().IsRegular() && os.SameFile(st, st2)
 }
+
+// limitedPipe is how large the pipe of output that has a limit is.
+const limitedPipe = 32 << 10
 
 // isPipe tells whether the descriptor is a pipe that has no name.
 func isPipe(fd int) bool {
@@ -269,6 +306,12 @@ func (p *Process) pipe(name string, given any) (int, bool, error) {
 		jobs, ours = ends[0], ends[1]
 	} else if w, ok := given.(io.Writer); ok {
 		s.out = w
+	}
+	if s.out != nil && p.spec.OutputLimit != nil {
+		// What is in the pipe when the limit is met has been written already.
+		if _, err := unix.FcntlInt(uintptr(ours), unix.F_SETPIPE_SZ, limitedPipe); err != nil {
+			return -1, false, errors.Join(os.NewSyscallError("fcntl", err), unix.Close(ends[0]), unix.Close(ends[1]))
+		}
 	}
 	if err := unix.SetNonblock(ours, true); err != nil {
 		return -1, false, errors.Join(err, unix.Close(ends[0]), unix.Close(ends[1]))
@@ -341,6 +384,7 @@ func (p *Process) launch(ctx context.Context, init *launcher.Init, req *launcher
 		p.timer = t
 		p.mu.Unlock()
 	}
+	p.watching()
 	p.part()
 	return nil
 }
@@ -365,9 +409,11 @@ func (s *stream) feed() {
 // copy takes the job's output to the host's writer.
 func (p *Process) copy(s *stream) {
 	defer p.part()
-	_, err := io.Copy(countingWriter{s}, onlyReader{s.end})
+	_, err := io.Copy(countingWriter{p, s}, onlyReader{s.end})
 	if errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, os.ErrClosed) {
 		s.cut.Store(true)
+	} else if errors.Is(err, errOutput) {
+		p.killing(OutputLimit)
 	} else if err != nil {
 		s.err = err
 	}
@@ -375,16 +421,37 @@ func (p *Process) copy(s *stream) {
 	_ = s.end.Close()
 }
 
-type countingWriter struct{ s *stream }
+// countingWriter counts what it hands on, and ends where the limit is: what was
+// written up to it is delivered.
+type countingWriter struct {
+	p *Process
+	s *stream
+}
+
+var errOutput = errors.New("the limit of output is exceeded")
 
 func (c countingWriter) Write(b []byte) (int, error) {
-	n, err := c.s.out.Write(b)
+	over := int64(0)
+	if limit := c.p.spec.OutputLimit; limit != nil {
+		// Both streams count together: what is over is the later one's.
+		over = min(int64(len(b)), max(0, c.p.written.Add(int64(len(b)))-*limit))
+	} else {
+		c.p.written.Add(int64(len(b)))
+	}
+	n, err := c.s.out.Write(b[:int64(len(b))-over])
 	c.s.n.Add(int64(n))
+	if err == nil && over > 0 {
+		err = errOutput
+	}
 	return n, err
 }
 
 // onlyReader hides the file's WriteTo, so that every write is counted.
 type onlyReader struct{ io.Reader }
+
+// lastly is how long killing a group may take before its first process is killed
+// by itself.
+const lastly = time.Second
 
 // drainTime is how long output is waited for after a job whose descendants hold
 // its pipes open.
@@ -421,6 +488,7 @@ func (p *Process) part() {
 	p.pending--
 	last := p.pending == 0
 	if last {
+		p.unwatch()
 		for _, t := range []*time.Timer{p.drain, p.timer} {
 			if t != nil {
 				t.Stop()
@@ -435,6 +503,8 @@ func (p *Process) part() {
 	}
 	p.mu.Unlock()
 	if last {
+		p.r.c.events.add(Event{Kind: EventExited, PID: p.PID(), Result: p.res})
+		_ = p.leaveGroup() // what is left of it goes with the container
 		close(p.done)
 		if p.isMain {
 			p.r.c.finish(nil)
@@ -442,11 +512,24 @@ func (p *Process) part() {
 	}
 }
 
+// leaveGroup removes a group that was this job's alone, unless processes that it
+// left behind are in it: then it goes with the container.
+func (p *Process) leaveGroup() error {
+	p.r.unwatchOOM(&p.oom)
+	if p.isMain || p.shared || p.group == nil {
+		return nil
+	}
+	if some, err := p.group.Populated(); some || err != nil {
+		return err
+	}
+	return p.group.Delete(context.Background())
+}
+
 // conclude makes the Result. With mu held.
 func (p *Process) conclude() {
 	e := p.job.Exit()
 	_, start := p.job.Times()
-	res := &Result{ExitCode: -1, MemorySource: "ru_maxrss", Dropped: p.r.c.Dropped()}
+	res := &Result{ExitCode: -1, MemorySource: "ru_maxrss", PidsPeak: -1, Dropped: p.r.c.Dropped()}
 	now, mono := time.Now(), monotonic()
 	res.Started = now.Add(-time.Duration(mono - start))
 	res.SetupTime = max(0, res.Started.Sub(p.start0))
@@ -471,11 +554,17 @@ func (p *Process) conclude() {
 			res.Status, res.ExitCode = Exited, e.Status.ExitStatus()
 		}
 	}
+	p.account(res)
 	// Ours is the verdict only where our SIGKILL was the end, or where the
 	// container was taken from below the job; a job that ended by itself a moment
 	// before keeps its own.
-	if len(p.causes) > 0 && (res.Signal == unix.SIGKILL || p.causes[0] == Canceled) {
+	if len(p.causes) > 0 && (res.Signal == unix.SIGKILL || p.causes[0] == Canceled || p.causes[0] == OutputLimit) {
 		res.Status = p.causes[0]
+	}
+	if d := p.spec.CPUTimeLimit; d != nil && len(p.causes) == 0 && res.CPUTime() >= *d && (res.Signal == unix.SIGKILL || res.Signal == unix.SIGXCPU) {
+		// The backstop, RLIMIT_CPU, was quicker.
+		res.Status = CPUTimeLimit
+		res.Causes = append(res.Causes, Cause{CPUTimeLimit, res.Finished.Sub(res.Started)})
 	}
 	if res.Status == Canceled {
 		res.cause = p.canceling
@@ -499,11 +588,25 @@ func (p *Process) conclude() {
 func (p *Process) note(why Status) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.res == nil {
-		p.causes = append(p.causes, why)
-		p.times = append(p.times, time.Now())
+	if p.res != nil {
+		return false
 	}
-	return p.res == nil
+	if len(p.causes) == 0 && why != MemoryLimit {
+		// The order is that of the kernel's own events.
+		if kills, own := p.oomKills(); kills > p.oomBefore && own && (p.spec.OOMGroup == nil || *p.spec.OOMGroup) {
+			p.causes = append(p.causes, MemoryLimit)
+			p.times = append(p.times, time.Now())
+		}
+	}
+	p.causes = append(p.causes, why)
+	p.times = append(p.times, time.Now())
+	switch why {
+	case MemoryLimit:
+		p.r.c.events.add(Event{Kind: EventOOM, PID: p.pid()})
+	case TimeLimit, CPUTimeLimit, OutputLimit, IdleLimit:
+		p.r.c.events.add(Event{Kind: EventLimit, PID: p.pid(), Status: why})
+	}
+	return true
 }
 
 // killing records why and kills the job.
@@ -521,7 +624,19 @@ func (p *Process) kill(job *launcher.Job) {
 	if job == nil {
 		return
 	}
-	if !p.isMain {
+	if p.r.isPaused() {
+		_ = job.Signal(unix.SIGKILL) // before it can go on
+		p.r.thaw()
+	}
+	switch {
+	case p.group != nil && !p.shared:
+		// All of it at once, wherever it went.
+		ctx, cancel := context.WithTimeout(context.Background(), lastly)
+		defer cancel()
+		if p.group.Kill(ctx) == nil {
+			return
+		}
+	case !p.isMain:
 		// What shares its process group goes with it. Init does this; where it
 		// hangs, the signal below still ends the job itself.
 		ctx, cancel := context.WithTimeout(context.Background(), 100*time.Millisecond)
@@ -599,10 +714,23 @@ func (p *Process) result() (*Result, error) {
 func (p *Process) PID() int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	return p.pid()
+}
+
+// pid is PID, with mu held.
+func (p *Process) pid() int {
 	if p.job == nil {
 		return 0
 	}
 	return p.job.PID()
+}
+
+// pidOf is PID of a main job that may not be there.
+func (p *Process) pidOf() int {
+	if p == nil {
+		return 0
+	}
+	return p.PID()
 }
 
 // Done is closed when the job has ended and its output is copied.
@@ -680,25 +808,24 @@ func (c *Container) Exec(ctx context.Context, opts ...JobOption) (*Process, erro
 	if err := errors.Join(f...); err != nil {
 		return nil, err
 	}
-	for _, option := range j.unsupportedLimits() {
-		if !j.optional(option) {
-			return nil, &LimitError{Option: option, Reason: "not in this version", Remedy: "wrap it in container.Optional to go on without"}
-		}
-		r.drop(option, "not in this version")
-	}
 	if err := r.checkUser(r.host, j); err != nil {
 		return nil, err
 	}
 	p := newProcess(r, j)
-	req, err := p.prepare(begun)
-	if err != nil {
+	if err := r.jobGroup(p); err != nil {
 		return nil, err
 	}
+	req, err := p.prepare(begun)
+	if err != nil {
+		return nil, errors.Join(err, p.leaveGroup())
+	}
 	if err := p.launch(ctx, r.init, req); err != nil {
+		err = errors.Join(err, p.leaveGroup())
 		if errors.Is(err, unix.ESRCH) {
 			return nil, ErrEnded
 		}
 		return nil, p.startError(ctx, r, err)
 	}
+	c.events.add(Event{Kind: EventExec, PID: p.PID()})
 	return p, nil
 }

@@ -14,9 +14,9 @@ func Prune(ctx context.Context) (*PruneReport, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, context.Cause(ctx)
 	}
-	removed, err := launcher.PruneState(launcher.DefaultStateDir())
+	removed, err := launcher.PruneState(launcher.DefaultStateDir(), pruneGroup(ctx))
 	if err != nil {
-		return nil, &StartError{Phase: PhaseTeardown, Op: "prune", Path: launcher.DefaultStateDir(), Err: err}
+		return &PruneReport{Removed: removed}, &StartError{Phase: PhaseTeardown, Op: "prune", Path: launcher.DefaultStateDir(), Err: err}
 	}
 	return &PruneReport{Removed: removed}, nil
 }

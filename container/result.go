@@ -73,18 +73,36 @@ type Result struct {
 	Causes []Cause
 
 	// WallTime is from the job's execve(2) to its end; SetupTime what Start took
-	// before. UserTime and SystemTime are of the job and of its children that it
-	// waited for, by wait4(2).
+	// before. UserTime and SystemTime are of all its processes, those that nobody
+	// waited for included: the control group's. Without one, or for a job of Exec
+	// that has no limits of its own, they are of the first process and of its
+	// children that it waited for, by wait4(2).
 	WallTime   time.Duration
 	SetupTime  time.Duration
 	UserTime   time.Duration
 	SystemTime time.Duration
 
-	// MemoryPeak is the largest resident size of one of its processes, in bytes;
-	// MemorySource names the counter: "ru_maxrss", getrusage(2). It is at least
-	// what init has, some hundred KiB, whose memory the job had before execve.
+	// MemoryPeak is the most memory that the job had at once, in bytes, its page
+	// cache included; MemorySource names the counter: "memory.peak" of v2 (Linux
+	// 5.19), "memory.max_usage_in_bytes" of v1. The kernel charges ahead, up to 64
+	// pages for each processor. Where there is neither it is the larger of the
+	// "largest sample" and "ru_maxrss", getrusage(2): the resident size of one of
+	// its processes, at least what init has, some hundred KiB.
 	MemoryPeak   int64
 	MemorySource string
+
+	// AnonPeak is memory that is no file's: anonymous and shared (tmpfs, shmem)
+	// together, in bytes, at most MemoryPeak; what was written to files and lies in
+	// the page cache is not in it. No kernel counts its peak: AnonSource is
+	// "largest sample", or "ru_maxrss" where one process's was larger, which then
+	// includes the files that it had mapped. Empty: not known.
+	AnonPeak   int64
+	AnonSource string
+	// PidsPeak is how many processes and threads there were at most; -1 where the
+	// host cannot tell (before Linux 6.1).
+	PidsPeak int64
+	// ThrottledTime is how long WithCPULimit held processors back.
+	ThrottledTime time.Duration
 
 	ReadBytes, WriteBytes int64 // to block devices
 	MinorFaults           int64
@@ -98,6 +116,10 @@ type Result struct {
 	Truncated bool
 
 	Started, Finished time.Time
+
+	// Notes are things that a reader of the verdict may want to know, and that are
+	// none themselves: that the limit of processes was met, for one.
+	Notes []string
 
 	// Dropped are the protections and limits that the job ran without: defaults
 	// that this host does not have, and options wrapped in Optional.
@@ -184,6 +206,7 @@ type resultJSON struct {
 	CoreDumped          bool      `json:"core_dumped"`
 	Reason              string    `json:"reason,omitempty"`
 	Causes              []Cause   `json:"causes,omitempty"`
+	Notes               []string  `json:"notes,omitempty"`
 	WallTime            int64     `json:"wall_time_ns"`
 	CPUTime             int64     `json:"cpu_time_ns"`
 	UserTime            int64     `json:"user_time_ns"`
@@ -191,6 +214,10 @@ type resultJSON struct {
 	SetupTime           int64     `json:"setup_time_ns"`
 	MemoryPeak          int64     `json:"memory_peak"`
 	MemorySource        string    `json:"memory_source"`
+	AnonPeak            int64     `json:"anon_peak"`
+	AnonSource          string    `json:"anon_source,omitempty"`
+	PidsPeak            int64     `json:"pids_peak"`
+	ThrottledTime       int64     `json:"throttled_time_ns"`
 	ReadBytes           int64     `json:"read_bytes"`
 	WriteBytes          int64     `json:"write_bytes"`
 	MinorFaults         int64     `json:"minor_faults"`
@@ -209,8 +236,8 @@ type resultJSON struct {
 // wall_time_ns, memory_peak and so on; times in nanoseconds, sizes in bytes.
 func (r *Result) MarshalJSON() ([]byte, error) {
 	return json.Marshal(resultJSON{
-		r.Status, r.ExitCode, int(r.Signal), r.CoreDumped, r.Reason, r.Causes, int64(r.WallTime), int64(r.CPUTime()), int64(r.UserTime),
-		int64(r.SystemTime), int64(r.SetupTime), r.MemoryPeak, r.MemorySource, r.ReadBytes, r.WriteBytes, r.MinorFaults, r.MajorFaults,
+		r.Status, r.ExitCode, int(r.Signal), r.CoreDumped, r.Reason, r.Causes, r.Notes, int64(r.WallTime), int64(r.CPUTime()), int64(r.UserTime),
+		int64(r.SystemTime), int64(r.SetupTime), r.MemoryPeak, r.MemorySource, r.AnonPeak, r.AnonSource, r.PidsPeak, int64(r.ThrottledTime), r.ReadBytes, r.WriteBytes, r.MinorFaults, r.MajorFaults,
 		r.VoluntarySwitches, r.InvoluntarySwitches, r.StdoutBytes, r.StderrBytes, r.Truncated, r.Started, r.Finished, r.Dropped,
 	})
 }
@@ -222,9 +249,10 @@ func (r *Result) UnmarshalJSON(b []byte) error {
 		return err
 	}
 	*r = Result{
-		Status: j.Status, ExitCode: j.ExitCode, Signal: syscall.Signal(j.Signal), CoreDumped: j.CoreDumped, Reason: j.Reason, Causes: j.Causes,
+		Status: j.Status, ExitCode: j.ExitCode, Signal: syscall.Signal(j.Signal), CoreDumped: j.CoreDumped, Reason: j.Reason, Causes: j.Causes, Notes: j.Notes,
 		WallTime: time.Duration(j.WallTime), SetupTime: time.Duration(j.SetupTime), UserTime: time.Duration(j.UserTime),
-		SystemTime: time.Duration(j.SystemTime), MemoryPeak: j.MemoryPeak, MemorySource: j.MemorySource, ReadBytes: j.ReadBytes,
+		SystemTime: time.Duration(j.SystemTime), MemoryPeak: j.MemoryPeak, MemorySource: j.MemorySource, AnonPeak: j.AnonPeak, AnonSource: j.AnonSource,
+		PidsPeak: j.PidsPeak, ThrottledTime: time.Duration(j.ThrottledTime), ReadBytes: j.ReadBytes,
 		WriteBytes: j.WriteBytes, MinorFaults: j.MinorFaults, MajorFaults: j.MajorFaults, VoluntarySwitches: j.VoluntarySwitches,
 		InvoluntarySwitches: j.InvoluntarySwitches, StdoutBytes: j.StdoutBytes, StderrBytes: j.StderrBytes, Truncated: j.Truncated,
 		Started: j.Started, Finished: j.Finished, Dropped: j.Dropped,

@@ -81,6 +81,7 @@ type Job struct {
 	IdleLimit    *time.Duration `json:"idle_limit_ns,omitempty"`
 	OutputLimit  *int64         `json:"output_limit,omitempty"`
 	Limits       cgroup.Limits  `json:"limits,omitzero"`
+	OOMGroup     *bool          `json:"oom_group,omitempty"` // nil is true
 
 	// Optional names the options without which the start may go on.
 	Optional []string `json:"optional,omitempty"`

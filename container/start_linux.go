@@ -8,13 +8,16 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/inlay-dev/inlay/cgroup"
 	"github.com/inlay-dev/inlay/internal/launcher"
 	_ "github.com/inlay-dev/inlay/internal/launcher/boot" // its init is the launcher
 	"github.com/inlay-dev/inlay/internal/plan"
@@ -34,7 +37,11 @@ type running struct {
 	init     *launcher.Init
 	main     *Process // nil without a command
 	begun    time.Time
-	timer    *time.Timer // of a time limit without a main job
+	timer    *time.Timer   // of a time limit without a main job
+	limits   cgroup.Limits // the container's, as far as this host keeps them
+	groups   *groups       // nil: there can be none here
+	pausing  sync.Mutex    // one at a time: Pause, Resume, Update
+	paused   atomic.Bool
 
 	closeOnce sync.Once
 	closeErr  error
@@ -79,8 +86,10 @@ func (c *Container) start(ctx context.Context, once bool) error {
 		c.mu.Lock()
 		c.state = StateClosed
 		c.mu.Unlock()
+		c.events.add(Event{Kind: EventClosed})
 		return err
 	}
+	c.events.add(Event{Kind: EventStarted, PID: r.main.pidOf()})
 	r.plans = nil // a thousand resident containers have no use for them
 	c.mu.Lock()
 	if c.state == StateCreated {
@@ -118,6 +127,9 @@ func (r *running) start(ctx context.Context, once bool) error {
 	s := &r.c.spec
 	r.plans = compileLauncher(s, r.host, plan.NewSilentBuilder)
 	req := &launcher.Request{}
+	if r.groups != nil {
+		req.Cgroup = r.groups.home.born
+	}
 	hasMain := len(s.Job.Command) > 0
 	req.OnEmpty = r.c.ended
 	if hasMain {
@@ -131,6 +143,9 @@ func (r *running) start(ctx context.Context, once bool) error {
 	// While the launcher works: most of its time goes to the network namespace.
 	r.plans.finish()
 	if err := r.setup(ctx, hasMain); err != nil {
+		return err
+	}
+	if err := r.makeGroups(once); err != nil {
 		return err
 	}
 	if hasMain {
@@ -232,6 +247,9 @@ func (r *running) look(ctx context.Context) error {
 		return launcherError(err)
 	}
 	if err := h.lookLimits(); err != nil {
+		return err
+	}
+	if err := r.openGroups(ctx); err != nil {
 		return err
 	}
 	if err := r.chooseIDs(h); err != nil {
@@ -380,7 +398,7 @@ func (r *running) chooseIDs(h *host) error {
 	if l.User && s.isNew(namespace.User) {
 		h.countsProcesses = l.CountsProcesses()
 	}
-	if !h.countsProcesses && !hasRlimit(&s.Job, "nproc") {
+	if !h.countsProcesses && !h.pidsByGroup && !hasRlimit(&s.Job, "nproc") {
 		r.drop("WithRlimit", "no limit on the number of processes: without cgroups, RLIMIT_NPROC would count the host user's other processes")
 	}
 	return r.checkUser(h, &s.Job)
@@ -476,71 +494,38 @@ func (r *running) drop(option, reason string) {
 	r.c.dropped = append(r.c.dropped, Dropped{option, reason})
 }
 
+// undrop takes back what drop noted.
+func (r *running) undrop(option string) {
+	r.c.mu.Lock()
+	defer r.c.mu.Unlock()
+	r.c.dropped = slices.DeleteFunc(r.c.dropped, func(d Dropped) bool { return d.Option == option && !r.c.spec.Job.optional(option) })
+}
+
 // refuse answers what this version does not do yet.
 func (r *running) refuse() error {
 	s := &r.c.spec
 	var errs []error
-	lack := func(option string, limit bool, remedy string) {
+	lack := func(option, remedy string) {
 		const reason = "not in this version"
 		if s.Job.optional(option) {
 			r.drop(option, reason)
 			return
 		}
-		if limit {
-			errs = append(errs, &LimitError{Option: option, Reason: reason, Remedy: remedy})
-		} else {
-			errs = append(errs, &StartError{Phase: PhasePrepare, Op: option, Err: fmt.Errorf("%s: %w", reason, errors.ErrUnsupported), Remedy: remedy})
-		}
+		errs = append(errs, &StartError{Phase: PhasePrepare, Op: option, Err: fmt.Errorf("%s: %w", reason, errors.ErrUnsupported), Remedy: remedy})
 	}
-	const without = "wrap it in container.Optional to go on without"
 	if len(s.Join) > 0 {
-		lack("WithJoinNamespace", false, "")
+		lack("WithJoinNamespace", "")
 	}
 	if s.isNew(namespace.Time) || s.TimeOffsets != nil {
-		lack("WithTimeOffsets", false, "leave namespace.Time out")
+		lack("WithTimeOffsets", "leave namespace.Time out")
 	}
 	if len(s.Sysctls) > 0 {
-		lack("WithSysctl", false, "")
+		lack("WithSysctl", "")
 	}
 	if !s.isNew(namespace.PID) {
-		lack("WithHostNamespace", false, "without a PID namespace a container can only be ended by a cgroup")
-	}
-	if s.CgroupParent != nil {
-		lack("WithCgroupParent", true, without)
-	}
-	for _, option := range s.Job.unsupportedLimits() {
-		lack(option, true, without)
+		lack("WithHostNamespace", "without a PID namespace a container can only be ended by a cgroup")
 	}
 	return errors.Join(errs...)
-}
-
-// unsupportedLimits names the limits that are set and not enforced yet.
-func (j *Job) unsupportedLimits() []string {
-	var out []string
-	l := &j.Limits
-	for _, f := range []struct {
-		set    bool
-		option string
-	}{
-		{j.CPUTimeLimit != nil, "WithCPUTimeLimit"},
-		{j.IdleLimit != nil, "WithIdleLimit"},
-		{j.OutputLimit != nil, "WithOutputLimit"},
-		{l.Memory != nil, "WithMemoryLimit"},
-		{l.Swap != nil, "WithSwapLimit"},
-		{l.CPUs != nil, "WithCPULimit"},
-		{l.CPUWeight != nil, "WithCPUWeight"},
-		{l.CPUSet != nil, "WithCPUSet"},
-		{l.Pids != nil, "WithPidsLimit"},
-		{len(l.IO) > 0, "WithIOLimit"},
-		{l.IOWeight != nil, "WithIOWeight"},
-		{len(l.DeviceRules) > 0, "WithDeviceRules"},
-		{len(l.Unified) > 0, "WithResources"},
-	} {
-		if f.set {
-			out = append(out, f.option)
-		}
-	}
-	return out
 }
 
 // launcherError turns what the launcher's side says into a StartError.
@@ -642,11 +627,14 @@ func (r *running) releaseOnce() error {
 	if r.timer != nil {
 		r.timer.Stop()
 	}
+	r.thaw()
 	if r.init != nil {
 		ctx, cancel := context.WithTimeoutCause(context.Background(), closeTimeout, errSlow)
 		errs = append(errs, r.init.Close(ctx))
 		cancel()
 	}
+	r.keepStats()
+	errs = append(errs, r.removeGroups())
 	if r.idRange != 0 {
 		errs = append(errs, r.state.GiveBack(r.idRange))
 	}
@@ -796,6 +784,7 @@ func (c *Container) Close() error {
 			close(c.done)
 		}
 		c.mu.Unlock()
+		c.events.add(Event{Kind: EventClosed})
 		return nil
 	}
 	closed := c.state == StateClosed
@@ -823,6 +812,7 @@ func (c *Container) Close() error {
 		<-r.main.done // all has ended: the last output is being copied
 	}
 	c.finish(nil)
+	c.events.add(Event{Kind: EventClosed})
 	return err
 }
 

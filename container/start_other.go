@@ -69,3 +69,20 @@ func (p *Process) Kill() error { return errPlatform }
 
 // PID returns 0.
 func (p *Process) PID() int { return 0 }
+
+func (r *running) isPaused() bool { return false }
+
+// Stats returns an error that matches errors.ErrUnsupported.
+func (c *Container) Stats(context.Context) (*Stats, error) { return nil, errPlatform }
+
+// Stats returns an error that matches errors.ErrUnsupported.
+func (p *Process) Stats(context.Context) (*Stats, error) { return nil, errPlatform }
+
+// Pause returns an error that matches errors.ErrUnsupported.
+func (c *Container) Pause(context.Context) error { return errPlatform }
+
+// Resume returns an error that matches errors.ErrUnsupported.
+func (c *Container) Resume(context.Context) error { return errPlatform }
+
+// Update returns an error that matches errors.ErrUnsupported.
+func (c *Container) Update(context.Context, ...Option) error { return errPlatform }

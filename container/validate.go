@@ -261,6 +261,8 @@ func (j *Job) validate(f *faults) {
 // limitOption is the option that sets a field of cgroup.Limits.
 var limitOption = map[string]string{
 	"Memory": "WithMemoryLimit", "Swap": "WithSwapLimit", "CPUs": "WithCPULimit", "CPUWeight": "WithCPUWeight", "CPUSet": "WithCPUSet",
+	"MemorySoft": "WithResources", "OOMGroup": "WithOOMGroup", "Hugetlb": "WithResources", "CPUPeriod": "WithResources", "CPUBurst": "WithResources",
+	"CPUIdle": "WithResources", "MemorySet": "WithResources",
 	"Pids": "WithPidsLimit", "IO": "WithIOLimit", "IOWeight": "WithIOWeight", "DeviceRules": "WithDeviceRules", "Unified": "WithResources",
 }
 

@@ -167,13 +167,31 @@ func cgroups() []string {
 		if err != nil {
 			return fs.SkipDir // gone meanwhile, or not ours to read
 		}
-		if d.IsDir() && strings.HasPrefix(d.Name(), "inlay-") {
-			found = append(found, path)
+		if !d.IsDir() || !strings.HasPrefix(d.Name(), "inlay-") {
+			return nil
 		}
-		return nil
+		// A program's own group, with that of its inits, lives as long as its
+		// launcher; a container's does not.
+		var pid, n int
+		if k, err := fmt.Sscanf(d.Name(), "inlay-%d-%d", &pid, &n); err != nil || k != 2 || !alive(pid) {
+			found = append(found, path)
+			return nil
+		}
+		if pid != os.Getpid() {
+			return fs.SkipDir // another program's containers come and go
+		}
+		below, err := os.ReadDir(path)
+		for _, e := range below {
+			if err == nil && e.IsDir() && e.Name() != ".init" {
+				found = append(found, filepath.Join(path, e.Name()))
+			}
+		}
+		return fs.SkipDir
 	})
 	return found
 }
+
+func alive(pid int) bool { return unix.Kill(pid, 0) == nil }
 
 // goroutines are this program's, by their first function, less the test
 // machinery's.

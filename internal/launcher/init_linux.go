@@ -25,6 +25,8 @@ type Request struct {
 	Prepare, Parent, Teardown int
 	FDs                       []int // for the prepare and parent plans: registers 1, 2, …
 	ProcReg                   int   // the register that gets a descriptor of /proc/<init>
+	// Cgroup is where init is born: what HoldGroups returned, 0 where the launcher is.
+	Cgroup uint32
 	// OnEmpty is called once, when nothing but init is left in the container, or
 	// init is gone. Like all such calls it must not block.
 	OnEmpty func()
@@ -86,8 +88,11 @@ type opened struct {
 
 // JobRequest is what it takes to start a job.
 type JobRequest struct {
-	Plan   []byte
-	FDs    []int  // registers 0, 1, …
+	Plan []byte
+	FDs  []int // registers 0, 1, …
+	// Cgroup is which of FDs, from 1, is a folder of cgroup v2 that the job is born
+	// in; 0: where init is.
+	Cgroup int
 	Main   bool   // its end is the end of everything in the container
 	Finish bool   // and of init
 	OnExit func() // called once when Exited is closed; it must not block
@@ -155,7 +160,7 @@ func (l *Launcher) Spawn(ctx context.Context, r *Request) (*Init, error) {
 	if err == nil {
 		h := rawproc.Header{
 			Op: rawproc.OpSpawn, ID: i.id, Clone: r.Clone, Prepare: uint32(r.Prepare), Parent: uint32(r.Parent),
-			Teardown: uint32(r.Teardown), ProcReg: uint32(r.ProcReg),
+			Teardown: uint32(r.Teardown), ProcReg: uint32(r.ProcReg), Cgroup: r.Cgroup,
 		}
 		err = l.request(ctx, h, r.Plans, append([]int{peer}, r.FDs...))
 	}
@@ -518,7 +523,7 @@ func (i *Init) Start(ctx context.Context, r *JobRequest) (*Job, error) {
 	j.id = i.nextJob
 	i.jobs[j.id] = j
 	i.mu.Unlock()
-	h := rawproc.Header{Op: rawproc.OpJob, ID: j.id}
+	h := rawproc.Header{Op: rawproc.OpJob, ID: j.id, Cgroup: uint32(r.Cgroup)}
 	if r.Main {
 		h.Flags |= rawproc.FlagMain
 	}

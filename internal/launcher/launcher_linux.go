@@ -43,6 +43,8 @@ type Launcher struct {
 	nextID uint32
 	held   map[uint32]chan error
 	states map[string]*State
+	groups uint32   // how many control groups the launcher holds
+	atEnd  []func() // to be called when it died
 	isDead bool
 }
 
@@ -401,6 +403,13 @@ func (l *Launcher) watch() *poller {
 	return l.poll
 }
 
+// Watch calls a function whenever fd can be read, while the launcher is acquired;
+// it must not block. Unwatch ends it, and comes before the descriptor's close.
+func (l *Launcher) Watch(fd int, call func()) error { return l.watch().add(fd, call) }
+
+// Unwatch ends what Watch began.
+func (l *Launcher) Unwatch(fd int) { l.watch().remove(fd) }
+
 // answers reads what the launcher says; on the poller's goroutine.
 func (l *Launcher) answers() {
 	for {
@@ -455,8 +464,8 @@ func (l *Launcher) died() {
 	}
 	held := l.held
 	l.held = map[uint32]chan error{}
-	states := l.states
-	l.states = map[string]*State{}
+	states, atEnd := l.states, l.atEnd
+	l.states, l.atEnd = map[string]*State{}, nil
 	l.mu.Unlock()
 	poll.remove(l.sock)
 	_ = unix.PidfdSendSignal(l.pidfd, unix.SIGKILL, nil, 0) // it is gone, or about to go
@@ -474,6 +483,9 @@ func (l *Launcher) died() {
 	}
 	for _, i := range inits {
 		i.orphaned()
+	}
+	for _, f := range atEnd {
+		f()
 	}
 }
 

@@ -39,6 +39,7 @@ type State struct {
 	name  string
 
 	mu     sync.Mutex
+	users  int // besides the launcher: who still has what the owner file names
 	taken  map[uint32]bool
 	closed bool
 }
@@ -63,8 +64,8 @@ func (l *Launcher) OpenState(ctx context.Context, path string) (*State, error) {
 	if s != nil {
 		return s, nil
 	}
-	if n >= rawproc.MaxHeld {
-		return nil, &Error{Op: "open", Path: path, Err: unix.EMFILE, Remedy: fmt.Sprintf("one program may use %d state directories", rawproc.MaxHeld)}
+	if n >= rawproc.MaxStates {
+		return nil, &Error{Op: "open", Path: path, Err: unix.EMFILE, Remedy: fmt.Sprintf("one program may use %d state directories", rawproc.MaxStates)}
 	}
 	s, err := openState(path)
 	if err != nil {
@@ -93,7 +94,45 @@ func (l *Launcher) hold(ctx context.Context, s *State, n int) error {
 	}
 	b := plan.NewBuilder(plan.Teardown, Arch, regs)
 	b.RemoveState(at, at+1, s.name, s.Path)
-	end, err := b.Plan().Encode(Arch)
+	return l.keep(ctx, b.Plan(), at, []int{s.dir, s.ids, s.owner})
+}
+
+// HoldGroups has the launcher remove control groups at its end, each with all
+// below it: folder and name. fd is the folder of cgroup v2 in which inits are to
+// be born, -1 for none; the number returned stands for it in a Request. What was
+// asked for after the launcher died is ErrDied.
+func (l *Launcher) HoldGroups(ctx context.Context, fd int, folders [][2]string, atEnd func()) (uint32, error) {
+	l.mu.Lock()
+	n := l.groups
+	l.groups++
+	l.mu.Unlock()
+	if n >= rawproc.MaxGroups {
+		return 0, &Error{Op: "hold", Path: "control groups", Err: unix.EMFILE, Remedy: fmt.Sprintf("one program may use %d parents of groups", rawproc.MaxGroups)}
+	}
+	b := plan.NewBuilder(plan.Teardown, Arch, &plan.Registers{})
+	for _, f := range folders {
+		b.RemoveGroups(f[0], f[1])
+	}
+	at, fds := uint32(0), []int(nil)
+	if fd >= 0 {
+		at, fds = rawproc.FirstGroup+n, []int{fd}
+	}
+	if err := l.keep(ctx, b.Plan(), int(max(at, rawproc.FirstGroup)), fds); err != nil {
+		return 0, err
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.isDead {
+		return 0, ErrDied
+	}
+	l.atEnd = append(l.atEnd, atEnd)
+	return at, nil
+}
+
+// keep hands descriptors to the launcher, at its numbers from at on, with a plan
+// for its end.
+func (l *Launcher) keep(ctx context.Context, p *plan.Plan, at int, fds []int) error {
+	end, err := p.Encode(Arch)
 	if err != nil {
 		return err
 	}
@@ -104,7 +143,7 @@ func (l *Launcher) hold(ctx context.Context, s *State, n int) error {
 	l.held[id] = c
 	l.mu.Unlock()
 	h := rawproc.Header{Op: rawproc.OpHold, ID: id, Register: uint32(at)}
-	if err := l.request(ctx, h, end, []int{s.dir, s.ids, s.owner}); err != nil {
+	if err := l.request(ctx, h, end, fds); err != nil {
 		return err
 	}
 	select {
@@ -210,8 +249,27 @@ func (s *State) close() {
 	}
 }
 
-// remove takes the owner file away, the rest if nobody else uses it, and lets go.
+// Retain keeps the owner file, also after the launcher died, until Release: what
+// it names is still there.
+func (s *State) Retain() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.users++
+}
+
+// Release undoes one Retain.
+func (s *State) Release() { s.remove() }
+
+// remove takes the owner file away, the rest if nobody else uses it, and lets go;
+// the last who has it does.
 func (s *State) remove() {
+	s.mu.Lock()
+	s.users--
+	last := s.users < 0
+	s.mu.Unlock()
+	if !last {
+		return
+	}
 	_ = unix.Unlinkat(s.dir, s.name, 0)
 	if unix.Flock(s.ids, unix.LOCK_EX|unix.LOCK_NB) == nil {
 		_ = unix.Unlinkat(s.dir, "ids", 0)
@@ -253,6 +311,21 @@ func (s *State) TakeRange() (uint32, error) {
 		return first, nil
 	}
 	return 0, errors.New("all ranges of ids are taken")
+}
+
+// Record writes a line into the owner file, before what it names is made: for
+// those who find the file after its owners were killed.
+func (s *State) Record(line string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return ErrDied
+	}
+	if _, err := unix.Seek(s.owner, 0, unix.SEEK_END); err != nil {
+		return err
+	}
+	_, err := unix.Write(s.owner, []byte(line+"\n"))
+	return os.NewSyscallError("write", err)
 }
 
 // GiveBack lets others have the range.
@@ -310,8 +383,10 @@ func subordinateOfOthers() ([]user.SubID, error) {
 }
 
 // PruneState removes what programs left in a state directory that were killed
-// together with their launcher, and returns the names.
-func PruneState(path string) ([]string, error) {
+// together with their launcher, and returns the names. clean removes what the
+// lines of an owner file name, and tells what it removed; where it fails, the
+// file stays for the next time.
+func PruneState(path string, clean func(line string) (string, error)) ([]string, error) {
 	s, err := openExisting(path)
 	if err != nil || s == nil {
 		return nil, err
@@ -322,6 +397,7 @@ func PruneState(path string) ([]string, error) {
 		return nil, err
 	}
 	var removed []string
+	var failed []error
 	for _, e := range entries {
 		if !strings.HasPrefix(e.Name(), "owner-") || e.Name() == s.name {
 			continue
@@ -331,13 +407,35 @@ func PruneState(path string) ([]string, error) {
 			continue
 		}
 		if unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB) == nil {
-			if err := unix.Unlinkat(s.dir, e.Name(), 0); err == nil {
+			gone, err := cleanAll(fd, clean)
+			removed = append(removed, gone...)
+			if err != nil {
+				failed = append(failed, err)
+			} else if err := unix.Unlinkat(s.dir, e.Name(), 0); err == nil {
 				removed = append(removed, filepath.Join(path, e.Name()))
 			}
 		}
 		_ = unix.Close(fd)
 	}
-	return removed, nil
+	return removed, errors.Join(failed...)
+}
+
+// cleanAll has every line of an owner file cleaned up.
+func cleanAll(fd int, clean func(line string) (string, error)) (removed []string, err error) {
+	buf := make([]byte, 64<<10)
+	n, err := unix.Pread(fd, buf, 0)
+	if err != nil {
+		return nil, os.NewSyscallError("pread", err)
+	}
+	var errs []error
+	for line := range strings.Lines(string(buf[:n])) {
+		gone, err := clean(strings.TrimSuffix(line, "\n"))
+		errs = append(errs, err)
+		if gone != "" {
+			removed = append(removed, gone)
+		}
+	}
+	return removed, errors.Join(errs...)
 }
 
 func openExisting(path string) (*State, error) {

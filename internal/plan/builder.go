@@ -582,3 +582,15 @@ func (b *Builder) RemoveState(dir, ids int, owner, path string) {
 	b.Unlinkat(CWD, path, removeDir)
 	b.Tolerate(enoent, enotempty)
 }
+
+// RemoveGroups removes a control group, name in the folder parent, with all groups
+// below it. Their processes have ended; one that is gone is no error.
+func (b *Builder) RemoveGroups(parent, name string) {
+	b.add(callSweep, func() string { return fmt.Sprintf("sweep %s/%s", parent, name) }, parent+"/"+name, b.str(parent), b.str(name))
+}
+
+// WriteSelf adds write(2) of "0" to a file tasks of cgroup v1: the caller enters
+// the group.
+func (b *Builder) WriteSelf(fd Reg) {
+	b.add(callWrite, func() string { return fmt.Sprintf("write(%s, \"0\", 1) = 1", fd) }, "tasks", fd.Arg(), b.str("0"), Imm(1))
+}

@@ -12,14 +12,15 @@ const (
 	ARM64 Arch = "arm64"
 )
 
-// Call is a system call, or one of the two things that the interpreter does
-// itself: comparing and storing.
+// Call is a system call, or one of the three things that the interpreter does
+// itself: comparing, storing, and removing groups.
 type Call int
 
 // The calls, by the names of their man pages.
 const (
 	callCheck Call = iota + 1 // compare a word of the data; not a system call
 	callPoke                  // store a register in the data; not a system call
+	callSweep                 // remove a control group with all below it; not a system call
 	callRead
 	callWrite
 	callClose
@@ -77,6 +78,7 @@ const (
 const (
 	numberCheck = -1
 	numberPoke  = -2
+	numberSweep = -3
 )
 
 // numbers by arch/x86/entry/syscalls/syscall_64.tbl and
@@ -87,6 +89,7 @@ var calls = [callEnd]struct {
 }{
 	callCheck:             {"check", numberCheck, numberCheck},
 	callPoke:              {"poke", numberPoke, numberPoke},
+	callSweep:             {"sweep", numberSweep, numberSweep},
 	callRead:              {"read", 0, 63},
 	callWrite:             {"write", 1, 64},
 	callClose:             {"close", 3, 57},

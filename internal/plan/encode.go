@@ -114,7 +114,7 @@ func Validate(b []byte) error {
 func validateStep(b []byte, ndata uint64) error {
 	le := binary.LittleEndian
 	nr := int32(le.Uint32(b))
-	if nr < numberPoke || nr > 1023 {
+	if nr < numberSweep || nr > 1023 {
 		return fmt.Errorf("system call %d", nr)
 	}
 	if dst := int16(le.Uint16(b[4:])); dst < -1 || dst >= MaxRegisters {
@@ -138,6 +138,14 @@ func validateStep(b []byte, ndata uint64) error {
 		default:
 			return fmt.Errorf("argument %d has kind %d", j+1, b[8+j])
 		}
+	}
+	if nr == numberSweep {
+		// Texts, which end in the data: their builder adds the NUL, and the data's
+		// end is checked by nobody else.
+		if argKind(b[8]) != argPtr || argKind(b[9]) != argPtr {
+			return fmt.Errorf("a group that is no text")
+		}
+		return nil
 	}
 	// The interpreter itself touches the data for these two: eight bytes.
 	if nr < 0 {

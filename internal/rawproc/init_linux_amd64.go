@@ -143,6 +143,14 @@ func (w *world) start(plans uintptr) {
 		stack:      uint64(w.base() + unsafe.Offsetof(w.vstack)),
 		stackSize:  stackSize,
 	}
+	if group := uintptr(w.head.Cgroup); group != 0 {
+		if group > w.nfds-w.first {
+			w.say(initSocket, AnsStarted, id, PhaseExec, 0, einval)
+			return
+		}
+		w.clone.flags |= cloneIntoCgroup
+		w.clone.cgroup = uint64(w.fds[(w.first+group-1)%MaxRequestFDs])
+	}
 	begun := w.now()
 	r := int64(cloneCall(w.base()+unsafe.Offsetof(w.clone), unsafe.Sizeof(w.clone), entry(execute), w.base(), w.base()))
 	if r < 0 {

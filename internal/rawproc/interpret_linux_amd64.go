@@ -11,6 +11,7 @@ const (
 
 	numberCheck = -1
 	numberPoke  = -2
+	numberSweep = -3
 
 	eintr   = 4
 	enoent  = 2
@@ -73,6 +74,9 @@ func (w *world) one(s, data, ndata uintptr) bool {
 	if !ok0 || !ok1 || !ok2 || !ok3 || !ok4 || !ok5 || dst >= regCount {
 		w.errno = einval
 		return false
+	}
+	if nr == numberSweep {
+		return w.removeGroups(a0, a1)
 	}
 	if nr < 0 {
 		if a0 < data || a0+8 > data+ndata {

@@ -19,6 +19,7 @@ const (
 	cloneSetTLS       = 0x80000
 	cloneNewUser      = 0x10000000
 	cloneClearSighand = 0x100000000
+	cloneIntoCgroup   = 0x200000000
 
 	sigKill = 9
 	sigChld = 17
@@ -122,7 +123,7 @@ func (w *world) prepareSpare() {
 		return
 	}
 	w.sock = 0 // comes with the word to begin
-	pid, errno := w.cloneInit(w.spare.want)
+	pid, errno := w.cloneInit(w.spare.want, w.spare.wantGroup)
 	if errno != 0 {
 		w.spare.asked = 0 // not again before somebody else was served
 		return
@@ -130,7 +131,7 @@ func (w *world) prepareSpare() {
 	call(syscall.SYS_DUP3, uintptr(w.pair[0]), spareChannel, syscall.O_CLOEXEC, 0, 0, 0)
 	call(syscall.SYS_DUP3, uintptr(w.pidfd), sparePidfd, syscall.O_CLOEXEC, 0, 0, 0)
 	call(sysCloseRange, FirstTransient, 0xffffffff, 0, 0, 0, 0)
-	w.spare.pid, w.spare.flags = pid, w.spare.want
+	w.spare.pid, w.spare.flags, w.spare.group = pid, w.spare.want, w.spare.wantGroup
 }
 
 // releaseSpare forgets the spare; what was its own numbers' is held again.
@@ -159,7 +160,7 @@ func (w *world) dropSpare() {
 //
 //go:norace
 //go:nocheckptr
-func (w *world) cloneInit(flags uint64) (uintptr, uintptr) {
+func (w *world) cloneInit(flags uint64, group uint32) (uintptr, uintptr) {
 	if _, errno := call(syscall.SYS_SOCKETPAIR, 1, 5|syscall.O_CLOEXEC, 0, w.base()+unsafe.Offsetof(w.pair), 0, 0); errno != 0 {
 		return 0, errno
 	}
@@ -167,6 +168,10 @@ func (w *world) cloneInit(flags uint64) (uintptr, uintptr) {
 		flags:      flags | clonePidfd | cloneClearSighand,
 		pidfd:      uint64(w.base() + unsafe.Offsetof(w.pidfd)),
 		exitSignal: sigChld,
+	}
+	if group != 0 {
+		w.clone.flags |= cloneIntoCgroup
+		w.clone.cgroup = uint64(group)
 	}
 	pid, errno := call(sysClone3, w.base()+unsafe.Offsetof(w.clone), unsafe.Sizeof(w.clone), 0, 0, 0, 0)
 	if errno != 0 {
@@ -307,8 +312,8 @@ func (w *world) spawn(plans uintptr) {
 		w.say(ControlFD, AnsSpawned, h.ID, PhasePrepare, uint32(w.step), uint32(w.errno))
 		return
 	}
-	if h.Clone != w.spare.want {
-		w.spare.want, w.spare.asked = h.Clone, 0
+	if h.Clone != w.spare.want || h.Cgroup != w.spare.wantGroup {
+		w.spare.want, w.spare.wantGroup, w.spare.asked = h.Clone, h.Cgroup, 0
 		w.dropSpare()
 	}
 	if w.spare.asked < 2 {
@@ -327,7 +332,7 @@ func (w *world) spawn(plans uintptr) {
 		return
 	}
 	w.sock = sock
-	pid, errno := w.cloneInit(h.Clone)
+	pid, errno := w.cloneInit(h.Clone, h.Cgroup)
 	if errno != 0 {
 		w.drop(kept, teardown)
 		w.say(ControlFD, AnsSpawned, h.ID, PhaseClone, 3, uint32(errno))
@@ -353,7 +358,7 @@ func (w *world) spawn(plans uintptr) {
 //go:nocheckptr
 func (w *world) adopt(plans, prepare, parent, sock, slot, kept, teardown uintptr, h Header) bool {
 	pid := w.spare.pid
-	if pid == 0 || w.spare.flags != h.Clone || !w.collectRegisters(plans, prepare, sock) {
+	if pid == 0 || w.spare.flags != h.Clone || w.spare.group != h.Cgroup || !w.collectRegisters(plans, prepare, sock) {
 		return false
 	}
 	_, _, errno := w.settleIn(plans+prepare, parent, pid, uintptr(h.ProcReg))
@@ -548,11 +553,11 @@ func (w *world) leave() {
 		}
 		w.settle(pid, false)
 	}
-	// What was held for last: owner files, the state directory. A failure has
-	// nobody left to hear it.
-	for i := uintptr(0); i < w.nheld && i < MaxHeld; i++ {
-		if w.held[i].teardown != 0 {
-			w.run(w.held[i].teardown, w.held[i].size)
+	// What was held, the last first: control groups, and then the owner file that
+	// names them, the state directory. A failure has nobody left to hear it.
+	for i := w.nheld; i > 0; i-- {
+		if k := w.held[(i-1)%MaxHeld]; k.teardown != 0 {
+			w.run(k.teardown, k.size)
 		}
 	}
 	exit(0)

@@ -48,6 +48,8 @@ type world struct {
 	pair    [2]int32 // from an init to its launcher, until the init has begun
 	path    [64]byte
 	how     [3]uint64
+	listing [4096]byte
+	sweep   [264]byte // the name of a group that is about to be removed
 	action  [4]uint64 // struct sigaction
 	byte    [8]byte
 	spare   spare
@@ -91,8 +93,11 @@ type kid struct {
 type spare struct {
 	pid   uintptr // 0: there is none
 	flags uint64  // its namespaces
+	group uint32  // the group that it was born in
 	want  uint64  // the flags that were asked for last
 	asked uint32  // how often in a row
+
+	wantGroup uint32 // and the group
 }
 
 type msghdr struct {

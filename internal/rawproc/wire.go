@@ -15,7 +15,11 @@ type Header struct {
 	Teardown uint32
 	Signal   uint32
 	ProcReg  uint32 // the register that gets a descriptor of /proc/<init>
-	_        uint64
+	// Cgroup is the group of v2 that the process is born in: of OpSpawn the
+	// launcher's number of a descriptor that it holds, of OpJob which of the
+	// request's descriptors, from 1; 0 for none.
+	Cgroup uint32
+	_      uint32
 }
 
 // HeaderSize is Header's size on the wire.
@@ -109,9 +113,12 @@ const (
 	FirstHeld      = 5
 	spareChannel   = 29
 	sparePidfd     = 30
-	FirstTransient = 32
-	// MaxHeld is how many requests to hold a launcher takes.
-	MaxHeld = 8
+	FirstGroup     = 32 // control groups that inits are born in
+	FirstTransient = 48
+	// MaxStates and MaxGroups are how many requests to hold a launcher takes.
+	MaxStates = 8
+	MaxGroups = FirstTransient - FirstGroup
+	MaxHeld   = MaxStates + MaxGroups
 )
 
 // Descriptors of init.

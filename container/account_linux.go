@@ -1,0 +1,102 @@
+package container
+
+import (
+	"fmt"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/inlay-dev/inlay/cgroup"
+)
+
+// account puts the group's figures in place of the first process's, where the job
+// has a group of its own, and tells want of memory. With mu held, after the end.
+func (p *Process) account(res *Result) {
+	if p.group == nil {
+		return
+	}
+	if !p.shared {
+		if s, err := p.group.Stats(); err == nil {
+			p.last = s
+			p.figures(res, s)
+		}
+	}
+	p.memoryVerdict(res)
+}
+
+// figures takes those that the host can give.
+func (p *Process) figures(res *Result, s *cgroup.Stats) {
+	if s.CPU.Total >= 0 {
+		res.UserTime, res.SystemTime = s.CPU.User, s.CPU.System
+	}
+	res.AnonPeak = min(res.MemoryPeak, max(p.anon, 0))
+	res.AnonSource = "largest sample"
+	if rss := res.MemoryPeak; rss > res.AnonPeak {
+		// One process's, files that it had mapped included: the better bound.
+		res.AnonPeak, res.AnonSource = rss, "ru_maxrss"
+	}
+	switch {
+	case s.Memory.Peak >= 0:
+		res.MemoryPeak, res.MemorySource = s.Memory.Peak, s.Memory.Source
+	case p.peak > res.MemoryPeak:
+		res.MemoryPeak, res.MemorySource = p.peak, "largest sample"
+	}
+	res.AnonPeak = min(res.AnonPeak, res.MemoryPeak)
+	if s.Memory.Faults >= 0 {
+		res.MinorFaults, res.MajorFaults = s.Memory.Faults-s.Memory.MajorFaults, s.Memory.MajorFaults
+	}
+	if s.IO != nil {
+		res.ReadBytes, res.WriteBytes = 0, 0
+		for _, d := range s.IO {
+			res.ReadBytes += d.ReadBytes
+			res.WriteBytes += d.WriteBytes
+		}
+	}
+	res.PidsPeak = s.Pids.Peak
+	if s.CPU.ThrottledTime > 0 {
+		res.ThrottledTime = s.CPU.ThrottledTime
+	}
+	if n := s.Pids.LimitHits; n > 0 {
+		res.Notes = append(res.Notes, fmt.Sprintf("the limit of processes was met %d times", n))
+	}
+}
+
+// oomKills is how many of the job's processes were killed for want of memory, and
+// whether a limit of this container's was the reason.
+func (p *Process) oomKills() (kills int64, own bool) {
+	if p.group == nil {
+		return 0, false
+	}
+	kills, own = p.group.OOMKills()
+	if kills > 0 && !own && p.r.groups.all != p.group {
+		_, own = p.r.groups.all.OOMKills()
+	}
+	return kills, own
+}
+
+// memoryVerdict decides whether the job ran out of memory. The counters are the
+// kernel's: a job that kills itself by SIGKILL, or exits with 137, moves none.
+func (p *Process) memoryVerdict(res *Result) {
+	kills, own := p.oomKills()
+	if kills <= p.oomBefore {
+		return
+	}
+	whole := p.spec.OOMGroup == nil || *p.spec.OOMGroup
+	killed := res.Signal == unix.SIGKILL
+	switch {
+	case len(p.causes) > 0 && p.causes[0] != MemoryLimit:
+		// Something else came first: when it did, this had not happened.
+		res.Notes = append(res.Notes, "out of memory after that")
+	case p.shared && !killed:
+		// It may have been another job's process.
+	case !own:
+		res.Notes = append(res.Notes, "the machine, or a group above the container's, ran out of memory")
+	case whole || killed:
+		res.Status = MemoryLimit
+		if len(p.causes) == 0 {
+			p.r.c.events.add(Event{Kind: EventOOM, PID: p.pid()})
+			res.Causes = append(res.Causes, Cause{MemoryLimit, res.Finished.Sub(res.Started)})
+		}
+	default:
+		res.Notes = append(res.Notes, fmt.Sprintf("%d processes were killed for want of memory; the job itself lived on", kills))
+	}
+}
