@@ -104,3 +104,9 @@ func (g *Group) MemoryNow() (now, anon int64) { return Absent, Absent }
 
 // Has is not there.
 func (g *Group) Has(string) bool { return false }
+
+// Final is not there.
+func (g *Group) Final() *Stats { return &Stats{} }
+
+// OwnOOM is never.
+func (s *Stats) OwnOOM() bool { return false }

@@ -47,6 +47,8 @@ type MemoryStats struct {
 	// LimitHits is how often the limit was met, and memory taken back or refused.
 	LimitHits int64         `json:"limit_hits"`
 	Pressure  time.Duration `json:"pressure_ns"`
+
+	ooms int64 // how often a limit could not be kept but by a kill
 }
 
 // PidsStats count processes and threads.

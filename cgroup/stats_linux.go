@@ -4,21 +4,39 @@ import (
 	"bytes"
 	"path"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // Stats reads the group's figures: a dozen small files, in some tens of
 // microseconds. It fails only where the group is gone.
 func (g *Group) Stats() (*Stats, error) {
-	s := &Stats{Time: time.Now()}
-	if _, err := g.Populated(); err != nil {
-		return nil, err
+	n := g.any()
+	if n < 0 {
+		return nil, &Error{Op: "read", Path: g.rel, Err: unix.ENOENT}
 	}
+	if err := unix.Faccessat(g.t.places[n].fd, g.rel, unix.F_OK, 0); err != nil {
+		return nil, &Error{Op: "read", Path: g.t.places[n].path + "/" + g.rel, Err: err}
+	}
+	s := &Stats{Time: time.Now()}
 	r := reader{g: g}
-	r.cpu(&s.CPU)
-	r.memory(&s.Memory)
+	r.cpu(&s.CPU, true)
+	r.memory(&s.Memory, true)
 	r.pids(&s.Pids)
 	s.IO = r.io()
 	return s, nil
+}
+
+// Final reads the figures that stay when the last process has ended: those of
+// what is in use now, and of pressure, are Absent. It costs about half of Stats.
+func (g *Group) Final() *Stats {
+	s := &Stats{Time: time.Now()}
+	r := reader{g: g}
+	r.cpu(&s.CPU, false)
+	r.memory(&s.Memory, false)
+	r.pids(&s.Pids)
+	s.IO = r.io()
+	return s
 }
 
 // CPUTime reads the processor time that the group has used, with all below it;
@@ -58,14 +76,20 @@ func (g *Group) MemoryNow() (now, anon int64) {
 // reason; false where it was the machine, or a group above.
 func (g *Group) OOMKills() (kills int64, own bool) {
 	r := reader{g: g}
-	var m MemoryStats
 	if text := r.file(controllerMemory, "memory.events", true); text != nil {
 		kills = field(text, "oom_kill")
 		return max(0, kills), kills > 0 && field(text, "oom") > 0
 	}
-	r.v1Memory(&m)
-	return max(0, m.OOMKills), m.OOMKills > 0 && m.LimitHits > 0
+	n, p := g.t.find(controllerMemory)
+	if p == nil || n == g.t.unified {
+		return 0, false
+	}
+	kills, hits := r.v1Kills(p, g.rel)
+	return max(0, kills), kills > 0 && hits > 0
 }
+
+// OwnOOM tells of Final's or Stats' figures what OOMKills tells.
+func (s *Stats) OwnOOM() bool { return s.Memory.OOMKills > 0 && s.Memory.ooms > 0 }
 
 // reader reads files of one group into one buffer.
 type reader struct {
@@ -86,14 +110,20 @@ func (r *reader) file(controller, name string, v2 bool) []byte {
 	if p == nil || (n == g.t.unified) != v2 {
 		return nil
 	}
-	size, err := p.read(path.Join(g.rel, name), r.buf[:])
+	g.mu.Lock()
+	in := g.in&(1<<n) != 0
+	g.mu.Unlock()
+	if !in {
+		return nil
+	}
+	size, err := p.read(g.rel+"/"+name, r.buf[:])
 	if err != nil {
 		return nil
 	}
 	return r.buf[:size]
 }
 
-func (r *reader) cpu(s *CPUStats) {
+func (r *reader) cpu(s *CPUStats, now bool) {
 	*s = CPUStats{Absent, Absent, Absent, Absent, Absent, Absent, Absent}
 	if text := r.file(controllerAccount, "cpuacct.usage", false); text != nil {
 		s.Total = time.Duration(parse(text))
@@ -114,7 +144,9 @@ func (r *reader) cpu(s *CPUStats) {
 	} else if text := r.file(controllerCPU, "cpu.stat", false); text != nil {
 		s.Periods, s.Throttled, s.ThrottledTime = field(text, "nr_periods"), field(text, "nr_throttled"), time.Duration(field(text, "throttled_time"))
 	}
-	s.Pressure = r.pressure("cpu.pressure")
+	if now {
+		s.Pressure = r.pressure("cpu.pressure")
+	}
 }
 
 // pressure reads the total of "some" of a file of PSI.
@@ -126,44 +158,56 @@ func (r *reader) pressure(name string) time.Duration {
 	return Absent
 }
 
-func (r *reader) memory(s *MemoryStats) {
-	*s = MemoryStats{Absent, Absent, "", Absent, Absent, Absent, Absent, Absent, Absent, Absent, Absent, Absent, Absent}
-	s.Pressure = r.pressure("memory.pressure")
+func (r *reader) memory(s *MemoryStats, now bool) {
+	*s = MemoryStats{Absent, Absent, "", Absent, Absent, Absent, Absent, Absent, Absent, Absent, Absent, Absent, Absent, Absent}
+	if now {
+		s.Pressure = r.pressure("memory.pressure")
+	}
 	text := r.file(controllerMemory, "memory.current", true)
 	if text == nil {
-		r.v1Memory(s)
+		r.v1Memory(s, now)
 		return
 	}
 	s.Now = parse(text)
 	if text = r.file(controllerMemory, "memory.peak", true); text != nil {
 		s.Peak, s.Source = parse(text), "memory.peak"
 	}
+	if text = r.file(controllerMemory, "memory.events", true); text != nil {
+		s.OOMKills, s.LimitHits = field(text, "oom_kill"), field(text, "max")
+		s.ooms = field(text, "oom")
+	}
 	if text = r.file(controllerMemory, "memory.stat", true); text != nil {
+		s.Faults, s.MajorFaults = field(text, "pgfault"), field(text, "pgmajfault")
+		if !now {
+			return
+		}
 		s.Anon, s.File, s.Shmem = field(text, "anon"), field(text, "file"), field(text, "shmem")
 		s.Kernel = field(text, "kernel")
 		if s.Kernel < 0 { // before Linux 5.18
 			s.Kernel = max(0, field(text, "kernel_stack")) + max(0, field(text, "pagetables")) + max(0, field(text, "percpu")) + max(0, field(text, "slab"))
 		}
-		s.Faults, s.MajorFaults = field(text, "pgfault"), field(text, "pgmajfault")
 	}
 	if text = r.file(controllerMemory, "memory.swap.current", true); text != nil {
 		s.Swap = parse(text)
-	}
-	if text = r.file(controllerMemory, "memory.events", true); text != nil {
-		s.OOMKills, s.LimitHits = field(text, "oom_kill"), field(text, "max")
 	}
 }
 
 // v1Memory reads v1's figures. Its count of kills is of each group alone, so
 // those of the groups below are added.
-func (r *reader) v1Memory(s *MemoryStats) {
-	text := r.file(controllerMemory, "memory.usage_in_bytes", false)
+func (r *reader) v1Memory(s *MemoryStats, now bool) {
+	text := r.file(controllerMemory, "memory.max_usage_in_bytes", false)
 	if text == nil {
 		return
 	}
-	s.Now = parse(text)
-	if text = r.file(controllerMemory, "memory.max_usage_in_bytes", false); text != nil {
-		s.Peak, s.Source = parse(text), "memory.max_usage_in_bytes"
+	s.Peak, s.Source = parse(text), "memory.max_usage_in_bytes"
+	_, p := r.g.t.find(controllerMemory)
+	s.OOMKills, s.LimitHits = r.v1Kills(p, r.g.rel)
+	s.ooms = s.LimitHits
+	if !now {
+		return
+	}
+	if text = r.file(controllerMemory, "memory.usage_in_bytes", false); text != nil {
+		s.Now = parse(text)
 	}
 	if text = r.file(controllerMemory, "memory.stat", false); text != nil {
 		s.Anon, s.File, s.Shmem, s.Swap = field(text, "total_rss"), field(text, "total_cache"), field(text, "total_shmem"), field(text, "total_swap")
@@ -172,8 +216,6 @@ func (r *reader) v1Memory(s *MemoryStats) {
 	if text = r.file(controllerMemory, "memory.kmem.usage_in_bytes", false); text != nil {
 		s.Kernel = parse(text)
 	}
-	_, p := r.g.t.find(controllerMemory)
-	s.OOMKills, s.LimitHits = r.v1Kills(p, r.g.rel)
 }
 
 // v1Kills adds up kills and limit hits of a group and those below.
@@ -184,6 +226,11 @@ func (r *reader) v1Kills(p *place, rel string) (kills, hits int64) {
 	}
 	if n, err := p.read(path.Join(rel, "memory.oom_control"), r.buf[:]); err == nil {
 		kills = field(r.buf[:n], "oom_kill") // Linux 4.13
+	}
+	// A folder's links are its own two and one for each folder in it.
+	var st unix.Stat_t
+	if unix.Fstatat(p.fd, rel, &st, 0) != nil || st.Nlink <= 2 {
+		return kills, hits
 	}
 	if below, err := p.below(rel); err == nil {
 		for _, name := range below {

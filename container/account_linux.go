@@ -14,13 +14,21 @@ func (p *Process) account(res *Result) {
 	if p.group == nil {
 		return
 	}
-	if !p.shared {
-		if s, err := p.group.Stats(); err == nil {
-			p.last = s
-			p.figures(res, s)
+	if p.shared {
+		if res.Signal == unix.SIGKILL {
+			kills, own := p.oomKills()
+			p.memoryVerdict(res, kills, own)
 		}
+		return
 	}
-	p.memoryVerdict(res)
+	s := p.group.Final()
+	p.last = s
+	p.figures(res, s)
+	kills, own := max(0, s.Memory.OOMKills), s.OwnOOM()
+	if kills > 0 && !own {
+		kills, own = p.oomKills()
+	}
+	p.memoryVerdict(res, kills, own)
 }
 
 // figures takes those that the host can give.
@@ -70,13 +78,15 @@ func (p *Process) oomKills() (kills int64, own bool) {
 	if kills > 0 && !own && p.r.groups.all != p.group {
 		_, own = p.r.groups.all.OOMKills()
 	}
+	if p.shared {
+		p.r.groups.seen.Store(kills)
+	}
 	return kills, own
 }
 
 // memoryVerdict decides whether the job ran out of memory. The counters are the
 // kernel's: a job that kills itself by SIGKILL, or exits with 137, moves none.
-func (p *Process) memoryVerdict(res *Result) {
-	kills, own := p.oomKills()
+func (p *Process) memoryVerdict(res *Result, kills int64, own bool) {
 	if kills <= p.oomBefore {
 		return
 	}
@@ -86,8 +96,6 @@ func (p *Process) memoryVerdict(res *Result) {
 	case len(p.causes) > 0 && p.causes[0] != MemoryLimit:
 		// Something else came first: when it did, this had not happened.
 		res.Notes = append(res.Notes, "out of memory after that")
-	case p.shared && !killed:
-		// It may have been another job's process.
 	case !own:
 		res.Notes = append(res.Notes, "the machine, or a group above the container's, ran out of memory")
 	case whole || killed:

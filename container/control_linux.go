@@ -67,8 +67,8 @@ func (p *Process) Stats(ctx context.Context) (*Stats, error) {
 
 // keepStats remembers the container's last figures.
 func (r *running) keepStats() {
-	if r.groups == nil || r.groups.all == nil {
-		return
+	if r.groups == nil || r.groups.all == nil || r.once {
+		return // Run shows no container
 	}
 	s, err := r.groups.all.Stats()
 	if err != nil {

@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 
@@ -60,6 +61,8 @@ type groups struct {
 	mu     sync.Mutex
 	shared *cgroup.Group // for jobs without limits of their own; nil: none yet
 	last   int           // the number of the last job
+	entry  *cgroup.Entry // of shared, open as long as the container
+	seen   atomic.Int64  // how many were killed in shared for want of memory, when last looked at
 	oom    int           // watched for want of memory, on v1; -1: it is not
 }
 
@@ -390,8 +393,11 @@ func (r *running) cloner() int {
 
 // enter opens the group that a job is born in; nil: there is none.
 func (r *running) enter(p *Process) (*cgroup.Entry, error) {
-	if p.group == nil {
+	switch {
+	case p.group == nil:
 		return nil, nil
+	case p.shared:
+		return r.groups.entry, nil
 	}
 	e, err := p.group.Enter()
 	return e, groupError(err)
@@ -417,7 +423,7 @@ func (r *running) jobGroup(p *Process) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if !own && g.shared != nil {
-		p.group, p.shared = g.shared, true
+		p.group, p.shared, p.oomBefore = g.shared, true, g.seen.Load()
 		return nil
 	}
 	name := "shared"
@@ -438,6 +444,9 @@ func (r *running) jobGroup(p *Process) error {
 	}
 	p.group, p.shared = made, !own
 	if !own {
+		if g.entry, err = made.Enter(); err != nil {
+			return groupError(err)
+		}
 		g.shared = made
 	} else if l.Memory != nil && l.OOMGroup {
 		return r.watchOOM(made, &p.oom, func() { p.killing(MemoryLimit) })
@@ -499,6 +508,12 @@ func (r *running) removeGroups() error {
 		return nil
 	}
 	r.unwatchOOM(&g.oom)
+	g.mu.Lock()
+	if g.entry != nil {
+		g.entry.Close()
+		g.entry = nil
+	}
+	g.mu.Unlock()
 	var err error
 	if g.all != nil {
 		err = g.all.Delete(context.Background())

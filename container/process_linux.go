@@ -141,7 +141,9 @@ func (p *Process) closePassed() {
 	}
 	p.passed = nil
 	if p.entry != nil {
-		p.entry.Close()
+		if !p.shared {
+			p.entry.Close()
+		}
 		p.entry = nil
 	}
 }

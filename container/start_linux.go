@@ -37,6 +37,7 @@ type running struct {
 	init     *launcher.Init
 	main     *Process // nil without a command
 	begun    time.Time
+	once     bool          // Run's: nobody sees the container
 	timer    *time.Timer   // of a time limit without a main job
 	limits   cgroup.Limits // the container's, as far as this host keeps them
 	groups   *groups       // nil: there can be none here
@@ -74,7 +75,7 @@ func (c *Container) start(ctx context.Context, once bool) error {
 		return ErrStarted
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
-	r := &running{c: c, begun: begun, cancel: cancel, started: make(chan struct{})}
+	r := &running{c: c, once: once, begun: begun, cancel: cancel, started: make(chan struct{})}
 	c.run = r
 	c.mu.Unlock()
 
