@@ -249,6 +249,22 @@ func (g *Group) Kill(ctx context.Context) error {
 	})
 }
 
+// Uncap takes the limit of processor time away, for a group that is about to be
+// killed: what is held back for the rest of its period does not die before that.
+func (g *Group) Uncap() {
+	n, p := g.t.find(controllerCPU)
+	g.mu.Lock()
+	limited := n >= 0 && g.limited&(1<<n) != 0
+	g.mu.Unlock()
+	switch {
+	case !limited:
+	case n == g.t.unified:
+		_ = p.write(g.rel+"/cpu.max", "max") // without it, it dies later
+	default:
+		_ = p.write(g.rel+"/cpu.cfs_quota_us", "-1")
+	}
+}
+
 // thawedEmpty waits for the end of what was killed. What is frozen on v1 alone
 // stays: that freezer is thawed.
 func (g *Group) thawedEmpty(ctx context.Context) error {

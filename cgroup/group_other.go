@@ -110,3 +110,6 @@ func (g *Group) Final() *Stats { return &Stats{} }
 
 // OwnOOM is never.
 func (s *Stats) OwnOOM() bool { return false }
+
+// Uncap is not there.
+func (g *Group) Uncap() {}

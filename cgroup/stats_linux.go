@@ -249,11 +249,31 @@ func (r *reader) pids(s *PidsStats) {
 			if text = r.file(controllerPids, "pids.peak", v2); text != nil {
 				s.Peak = parse(text)
 			}
-			if text = r.file(controllerPids, "pids.events", v2); text != nil {
-				s.LimitHits = field(text, "max")
-			}
+			_, p := r.g.t.find(controllerPids)
+			s.LimitHits = r.forksRefused(p, r.g.rel)
 		}
 	}
+}
+
+// forksRefused reads how often a fork was refused. v1, and v2 before Linux 6.11,
+// count where the fork was tried, and not where the limit is.
+func (r *reader) forksRefused(p *place, rel string) int64 {
+	hits := int64(Absent)
+	if n, err := p.read(rel+"/pids.events", r.buf[:]); err == nil {
+		hits = field(r.buf[:n], "max")
+	}
+	var st unix.Stat_t
+	if hits != 0 || unix.Fstatat(p.fd, rel, &st, 0) != nil || st.Nlink <= 2 {
+		return hits
+	}
+	below, err := p.below(rel)
+	if err != nil {
+		return hits // gone meanwhile
+	}
+	for _, name := range below {
+		hits += max(0, r.forksRefused(p, rel+"/"+name))
+	}
+	return hits
 }
 
 func (r *reader) io() []IOStats {

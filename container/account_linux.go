@@ -48,6 +48,14 @@ func (p *Process) figures(res *Result, s *cgroup.Stats) {
 	case p.peak > res.MemoryPeak:
 		res.MemoryPeak, res.MemorySource = p.peak, "largest sample"
 	}
+	// A group below the one that has the limit is charged first, and what then is
+	// refused was never had.
+	if limit := p.r.maxMemory.Load(); limit > 0 {
+		res.MemoryPeak = min(res.MemoryPeak, limit)
+	}
+	if limit := p.spec.Limits.Memory; limit != nil && !p.isMain {
+		res.MemoryPeak = min(res.MemoryPeak, *limit)
+	}
 	res.AnonPeak = min(res.AnonPeak, res.MemoryPeak)
 	if s.Memory.Faults >= 0 {
 		res.MinorFaults, res.MajorFaults = s.Memory.Faults-s.Memory.MajorFaults, s.Memory.MajorFaults
@@ -63,8 +71,12 @@ func (p *Process) figures(res *Result, s *cgroup.Stats) {
 	if s.CPU.ThrottledTime > 0 {
 		res.ThrottledTime = s.CPU.ThrottledTime
 	}
-	if n := s.Pids.LimitHits; n > 0 {
-		res.Notes = append(res.Notes, fmt.Sprintf("the limit of processes was met %d times", n))
+	hits := s.Pids.LimitHits
+	if hits <= 0 && p.isMain && p.group != p.r.groups.all {
+		hits = p.r.groups.all.Final().Pids.LimitHits // counted where the limit is, since Linux 6.11
+	}
+	if hits > 0 {
+		res.Notes = append(res.Notes, fmt.Sprintf("the limit of processes was met %d times", hits))
 	}
 }
 

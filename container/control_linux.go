@@ -175,6 +175,9 @@ func (c *Container) Update(ctx context.Context, opts ...Option) error {
 	if err := r.groups.all.Update(ctx, l); err != nil {
 		return groupError(err)
 	}
+	if l.Memory != nil && r.maxMemory.Load() > 0 {
+		r.maxMemory.Store(max(r.maxMemory.Load(), *l.Memory))
+	}
 	if l.Memory != nil && r.groups.oom < 0 && r.limits.OOMGroup {
 		r.pausing.Lock()
 		defer r.pausing.Unlock()

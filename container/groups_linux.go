@@ -337,6 +337,9 @@ func (r *running) makeGroups(once bool) error {
 		}
 		r.main.group = g.main
 	}
+	if r.limits.Memory != nil {
+		r.maxMemory.Store(*r.limits.Memory)
+	}
 	if r.limits.Memory != nil && r.limits.OOMGroup {
 		return r.watchOOM(g.all, &g.oom, r.outOfMemory)
 	}

@@ -387,6 +387,11 @@ func (p *Process) launch(ctx context.Context, init *launcher.Init, req *launcher
 		p.mu.Unlock()
 	}
 	p.watching()
+	kind := EventExec
+	if p.isMain {
+		kind = EventStarted
+	}
+	p.r.c.events.add(Event{Kind: kind, PID: p.PID()})
 	p.part()
 	return nil
 }
@@ -462,6 +467,9 @@ const drainTime = time.Second
 // exited is called by the poller when the job has ended.
 func (p *Process) exited() {
 	p.mu.Lock()
+	if p.isMain && p.r.groups != nil {
+		p.r.groups.all.Uncap() // what the job leaves behind is about to be killed
+	}
 	if p.res == nil && len(p.streams) > 0 {
 		p.drain = time.AfterFunc(drainTime, p.giveUp)
 	}
@@ -632,6 +640,11 @@ func (p *Process) kill(job *launcher.Job) {
 	}
 	switch {
 	case p.group != nil && !p.shared:
+		_ = job.Signal(unix.SIGKILL)
+		p.group.Uncap()
+		if p.isMain {
+			p.r.groups.all.Uncap()
+		}
 		// All of it at once, wherever it went.
 		ctx, cancel := context.WithTimeout(context.Background(), lastly)
 		defer cancel()
@@ -727,14 +740,6 @@ func (p *Process) pid() int {
 	return p.job.PID()
 }
 
-// pidOf is PID of a main job that may not be there.
-func (p *Process) pidOf() int {
-	if p == nil {
-		return 0
-	}
-	return p.PID()
-}
-
 // Done is closed when the job has ended and its output is copied.
 func (p *Process) Done() <-chan struct{} { return p.done }
 
@@ -828,6 +833,5 @@ func (c *Container) Exec(ctx context.Context, opts ...JobOption) (*Process, erro
 		}
 		return nil, p.startError(ctx, r, err)
 	}
-	c.events.add(Event{Kind: EventExec, PID: p.PID()})
 	return p, nil
 }

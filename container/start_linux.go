@@ -28,21 +28,22 @@ import (
 
 // running is what a started container holds on this host.
 type running struct {
-	c        *Container
-	launcher *launcher.Launcher
-	state    *launcher.State
-	idRange  uint32 // 0: none was taken
-	host     *host
-	plans    *plans
-	init     *launcher.Init
-	main     *Process // nil without a command
-	begun    time.Time
-	once     bool          // Run's: nobody sees the container
-	timer    *time.Timer   // of a time limit without a main job
-	limits   cgroup.Limits // the container's, as far as this host keeps them
-	groups   *groups       // nil: there can be none here
-	pausing  sync.Mutex    // one at a time: Pause, Resume, Update
-	paused   atomic.Bool
+	c         *Container
+	launcher  *launcher.Launcher
+	state     *launcher.State
+	idRange   uint32 // 0: none was taken
+	host      *host
+	plans     *plans
+	init      *launcher.Init
+	main      *Process // nil without a command
+	begun     time.Time
+	once      bool          // Run's: nobody sees the container
+	timer     *time.Timer   // of a time limit without a main job
+	limits    cgroup.Limits // the container's, as far as this host keeps them
+	groups    *groups       // nil: there can be none here
+	maxMemory atomic.Int64  // the largest memory limit that there was; 0: none from the beginning
+	pausing   sync.Mutex    // one at a time: Pause, Resume, Update
+	paused    atomic.Bool
 
 	closeOnce sync.Once
 	closeErr  error
@@ -90,7 +91,9 @@ func (c *Container) start(ctx context.Context, once bool) error {
 		c.events.add(Event{Kind: EventClosed})
 		return err
 	}
-	c.events.add(Event{Kind: EventStarted, PID: r.main.pidOf()})
+	if r.main == nil {
+		c.events.add(Event{Kind: EventStarted})
+	}
 	r.plans = nil // a thousand resident containers have no use for them
 	c.mu.Lock()
 	if c.state == StateCreated {
@@ -629,6 +632,9 @@ func (r *running) releaseOnce() error {
 		r.timer.Stop()
 	}
 	r.thaw()
+	if r.groups != nil && r.groups.all != nil {
+		r.groups.all.Uncap()
+	}
 	if r.init != nil {
 		ctx, cancel := context.WithTimeoutCause(context.Background(), closeTimeout, errSlow)
 		errs = append(errs, r.init.Close(ctx))
