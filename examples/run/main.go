@@ -76,12 +76,20 @@ func run(ctx context.Context, args []string) (code int, err error) {
 		d, err := time.ParseDuration(v)
 		return container.WithTimeLimit(d), err
 	})
+	limits := limitFlags(f, add)
+	stats := f.Bool("stats", false, "print what is used: a line on the terminal while it runs, and the last figures")
 	later := func(string) error { return errors.New("not in this version") }
-	for _, name := range strings.Fields("cpus cpuset-cpus device device-write-bps dns it memory memory-swap pid pids-limit publish sysctl") {
+	for _, name := range strings.Fields("device dns it pid publish sysctl") {
 		f.Func(name, "not in this version", later)
 	}
 
-	switch err = f.Parse(args); {
+	err = f.Parse(args)
+	limit, err2 := limits()
+	if err == nil {
+		err = err2
+	}
+	opts = append(opts, limit...)
+	switch {
 	case errors.Is(err, flag.ErrHelp):
 		fmt.Println("usage: run [flags] -- command args…")
 		f.SetOutput(os.Stdout)
@@ -118,11 +126,11 @@ func run(ctx context.Context, args []string) (code int, err error) {
 		}
 		return 0, err
 	}
-	return start(ctx, *result, opts)
+	return start(ctx, *result, *stats, opts)
 }
 
 // start runs the container and writes its Result to the file, if one is named.
-func start(ctx context.Context, file string, opts []container.Option) (int, error) {
+func start(ctx context.Context, file string, stats bool, opts []container.Option) (int, error) {
 	report := os.Stdout
 	if file != "" {
 		// New: it may lie in a volume, where an earlier job could have put a link.
@@ -131,7 +139,11 @@ func start(ctx context.Context, file string, opts []container.Option) (int, erro
 			return 0, fmt.Errorf("inlay: --result: %w", err)
 		}
 	}
-	res, err := container.Run(ctx, opts...)
+	run := container.Run
+	if stats {
+		run = watched
+	}
+	res, err := run(ctx, opts...)
 	switch {
 	case err != nil && file != "":
 		return 0, errors.Join(err, report.Close(), os.Remove(file))
@@ -164,13 +176,22 @@ func tmpfs(v string) (container.Option, error) {
 		return container.WithMounts(rootfs.Tmpfs(target)), nil
 	}
 	number, ok := strings.CutPrefix(strings.ToLower(option), "size=")
-	digits := strings.TrimRight(number, "bkmg")
-	n, err := strconv.ParseInt(digits, 10, 64)
-	unit, known := map[string]int64{"": 1, "b": 1, "k": container.KiB, "m": container.MiB, "g": container.GiB}[number[len(digits):]]
-	if !ok || err != nil || !known || n < 0 || n > 1<<62/unit {
+	n, err := size(number)
+	if !ok || err != nil {
 		return nil, errors.New("not DST[:size=N] with N a number of bytes like 64m")
 	}
-	return container.WithMounts(rootfs.Tmpfs(target, rootfs.Size(n*unit))), nil
+	return container.WithMounts(rootfs.Tmpfs(target, rootfs.Size(n))), nil
+}
+
+// size reads a number of bytes like 64m.
+func size(v string) (int64, error) {
+	digits := strings.TrimRight(strings.ToLower(v), "bkmg")
+	n, err := strconv.ParseInt(digits, 10, 64)
+	unit, known := map[string]int64{"": 1, "b": 1, "k": container.KiB, "m": container.MiB, "g": container.GiB}[strings.ToLower(v)[len(digits):]]
+	if err != nil || !known || n < 0 || n > 1<<62/unit {
+		return 0, errors.New("not a number of bytes like 64m")
+	}
+	return n * unit, nil
 }
 
 func user(v string) (container.Option, error) {

@@ -145,11 +145,15 @@ func TestExitCodes(t *testing.T) {
 		{"no such volume", []string{"--volume", "/no/such:/w", "--", "true"}, 125, "/no/such: no such file or directory"},
 		{"no such root", []string{"--rootfs", "/no/such", "--", "true"}, 125, "WithRoot needs a folder that is there"},
 		{"no such folder", []string{"--workdir", "/no/such", "--", "true"}, 125, "the working folder must be there"},
-		{"memory", []string{"--memory", "64m", "--", "true"}, 125, "not in this version"},
-		{"swap", []string{"--memory-swap", "64m", "--", "true"}, 125, "not in this version"},
-		{"cpus", []string{"--cpus", "1.5", "--", "true"}, 125, "not in this version"},
-		{"pids", []string{"--pids-limit", "10", "--", "true"}, 125, "not in this version"},
-		{"cpuset", []string{"--cpuset-cpus", "0", "--", "true"}, 125, "not in this version"},
+		{"memory", []string{"--memory", "64x", "--", "true"}, 125, "--memory 64x: not a number of bytes like 64m"},
+		{"little memory", []string{"--memory", "64k", "--", "true"}, 125, "WithMemoryLimit"},
+		{"swap alone", []string{"--memory-swap", "64m", "--", "true"}, 125, "--memory-swap needs --memory"},
+		{"little swap", []string{"-m", "64m", "--memory-swap", "32m", "--", "true"}, 125, "below --memory: it is the sum of both"},
+		{"cpus", []string{"--cpus", "0", "--", "true"}, 125, "WithCPULimit(0): not between 0.01 and 8192"},
+		{"pids", []string{"--pids-limit", "0", "--", "true"}, 125, "WithPidsLimit"},
+		{"cpuset", []string{"--cpuset-cpus", "x", "--", "true"}, 125, "WithCPUSet"},
+		{"device-write-bps", []string{"--device-write-bps", "/dev/sda", "true"}, 125, "not DEV:N"},
+		{"no device", []string{"--device-read-iops", "/proc:5", "true"}, 125, "lies on no disk"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
@@ -206,7 +210,6 @@ func TestBadFlags(t *testing.T) {
 		{"publish", []string{"--publish", "80:80", "true"}, "not in this version"},
 		{"dns", []string{"--dns", "127.0.0.1", "true"}, "not in this version"},
 		{"device", []string{"--device", "/dev/fuse", "true"}, "not in this version"},
-		{"device-write-bps", []string{"--device-write-bps", "/dev/sda:1m", "true"}, "not in this version"},
 		{"pid", []string{"--pid", "host", "true"}, "not in this version"},
 		{"sysctl", []string{"--sysctl", "net.core.somaxconn=1", "true"}, "not in this version"},
 		{"result in no folder", []string{"--result", "no/such/file", "true"}, "no such file or directory"},
