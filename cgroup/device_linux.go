@@ -98,6 +98,17 @@ func (g *Group) setDevices(rules []string) error {
 		return nil
 	}
 	_, p := g.t.find(controllerDevices)
+	if p == nil {
+		p = &g.t.places[g.t.unified]
+		err := p.filterDevices(g.rel, append(usual[:len(usual):len(usual)], rules...))
+		switch {
+		case errors.Is(err, unix.EPERM), errors.Is(err, unix.EACCES), errors.Is(err, unix.ENOSYS), errors.Is(err, unix.EINVAL):
+			return &LimitError{Field: "DeviceRules", Controller: controllerDevices, Reason: fmt.Sprintf("on cgroup v2 devices are limited by a BPF program, which the kernel refuses: %v", err), Remedy: "it takes CAP_BPF or CAP_SYS_ADMIN on the host", Err: err}
+		case err != nil:
+			return &Error{Op: "bpf", Path: filepath.Join(p.path, g.rel), Err: err}
+		}
+		return nil
+	}
 	file := path.Join(g.rel, "devices.deny")
 	if err := p.write(file, "a"); err != nil {
 		return &Error{Op: "write", Path: filepath.Join(p.path, file), Err: err}

@@ -290,8 +290,7 @@ func (g *Group) Missing(l *Limits) []*LimitError {
 	if len(l.DeviceRules) > 0 {
 		switch n, _ := g.t.find(controllerDevices); {
 		case n >= 0:
-		case g.t.unified >= 0 && len(g.t.places) == 1:
-			out = append(out, &LimitError{Field: "DeviceRules", Controller: controllerDevices, Reason: "on cgroup v2 devices need a BPF program: not in this version"})
+		case g.t.unified >= 0: // by a program, which may turn out to be refused
 		default:
 			add("DeviceRules", controllerDevices)
 		}
@@ -364,8 +363,9 @@ func (g *Group) Create(name string, l Limits) (*Group, error) {
 	settings := l.all(g.t)
 	places, enable := g.t.needs(settings)
 	if len(l.DeviceRules) > 0 {
-		n, _ := g.t.find(controllerDevices)
-		places |= 1 << n
+		if n, _ := g.t.find(controllerDevices); n >= 0 {
+			places |= 1 << n
+		}
 	}
 	if err := g.enable(enable); err != nil {
 		return nil, err
@@ -377,6 +377,9 @@ func (g *Group) Create(name string, l Limits) (*Group, error) {
 		return nil, errors.Join(err, c.remove())
 	}
 	c.limited = g.t.limitedBy(settings)
+	if n, _ := g.t.find(controllerDevices); n >= 0 && len(l.DeviceRules) > 0 {
+		c.limited |= 1 << n
+	}
 	if err := c.setDevices(l.DeviceRules); err != nil {
 		return nil, errors.Join(err, c.remove())
 	}

@@ -36,10 +36,34 @@ func (p *Process) startError(ctx context.Context, r *running, err error) error {
 			out.Op, out.Remedy = "recvmsg", cloneRemedy(e.Errno)
 		}
 	}
+	if limit := p.limitOf(e); limit != nil {
+		return limit
+	}
 	if out.Op == "execve" {
 		p.diagnose(ctx, r, out, e.Errno)
 	}
 	return out
+}
+
+// limitOf tells whether a limit of the job's own was what kept it from beginning:
+// under one of memory, execve(2) answers ENOMEM, or E2BIG where its arguments did
+// not fit; under one of processes, clone3(2) EAGAIN.
+func (p *Process) limitOf(e *launcher.PlanError) error {
+	if p.group == nil {
+		return nil
+	}
+	s := p.group.Final()
+	all := s
+	if p.group != p.r.groups.all {
+		all = p.r.groups.all.Final()
+	}
+	switch {
+	case (e.Errno == unix.ENOMEM || e.Errno == unix.E2BIG) && (s.Memory.LimitHits > 0 || all.Memory.LimitHits > 0):
+		return &LimitError{Option: "WithMemoryLimit", Reason: fmt.Sprintf("too low for the program to begin (%v)", e.Errno), Remedy: "raise it", err: e.Errno}
+	case e.Errno == unix.EAGAIN && e.Step == 0 && (s.Pids.LimitHits > 0 || all.Pids.LimitHits > 0):
+		return &LimitError{Option: "WithPidsLimit", Reason: "there are as many processes already (resource temporarily unavailable)", Remedy: "raise it", err: e.Errno}
+	}
+	return nil
 }
 
 // finding is what is wrong with a command.

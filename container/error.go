@@ -44,12 +44,15 @@ func (e *OptionError) Error() string {
 }
 
 // LimitError says that this host, or this version, cannot enforce a limit that
-// was asked for. It matches errors.ErrUnsupported. Wrap the option in [Optional]
-// to go on without.
+// was asked for: then it matches errors.ErrUnsupported; wrap the option in
+// [Optional] to go on without. Or that the limit is kept and so low that the job
+// could not even begin: then it matches the kernel's answer.
 type LimitError struct {
 	Option string // "WithMemoryLimit"
 	Reason string
 	Remedy string
+
+	err error // where the limit is kept, and met before the job began
 }
 
 // Error names the limit, the reason and the remedy.
@@ -61,8 +64,14 @@ func (e *LimitError) Error() string {
 	return msg
 }
 
-// Unwrap returns errors.ErrUnsupported.
-func (e *LimitError) Unwrap() error { return errors.ErrUnsupported }
+// Unwrap returns errors.ErrUnsupported, or the kernel's answer to a job that met
+// the limit before it began.
+func (e *LimitError) Unwrap() error {
+	if e.err != nil {
+		return e.err
+	}
+	return errors.ErrUnsupported
+}
 
 // Phase is the part of a start: which of the container's plans, and so which
 // process, met the error.
