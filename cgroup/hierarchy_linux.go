@@ -59,7 +59,7 @@ func findHierarchies(mounts []*mountinfo.Info, own map[string]string, unified st
 		}
 		// A mount may show a part of the tree: in a container, the container's own.
 		rel, err := filepath.Rel(m.Root, group)
-		if err != nil || rel == ".." || strings.HasPrefix(rel, "../") {
+		if err != nil || strings.HasPrefix(group, "/../") || rel == ".." || strings.HasPrefix(rel, "../") {
 			rel = "."
 		}
 		h.own = filepath.Join("/", rel)
