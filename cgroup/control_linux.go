@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/inlay-dev/inlay/internal/fault"
 )
 
 // Entry is what a process enters the group by. Of v2, Dir is what clone3(2) takes
@@ -47,7 +49,10 @@ func (g *Group) Enter() (*Entry, error) {
 		if n == g.t.unified {
 			file, flags = at.rel, unix.O_PATH|unix.O_DIRECTORY
 		}
-		fd, openErr := unix.Openat(p.fd, file, flags|unix.O_CLOEXEC, 0)
+		fd, openErr := -1, fault.At("open", file)
+		if openErr == nil {
+			fd, openErr = unix.Openat(p.fd, file, flags|unix.O_CLOEXEC, 0)
+		}
 		switch {
 		case openErr != nil:
 			err = &Error{Op: "open", Path: filepath.Join(p.path, file), Err: openErr}
@@ -87,10 +92,12 @@ func (g *Group) Let(uid int) error {
 	}
 	p := &g.t.places[g.t.unified]
 	file := path.Join(g.rel, "cgroup.procs")
-	var err error
-	if uid < 0 {
+	err := fault.At("chmod", file)
+	switch {
+	case err != nil:
+	case uid < 0:
 		err = unix.Fchmodat(p.fd, file, 0o666, 0)
-	} else {
+	default:
 		err = unix.Fchownat(p.fd, file, uid, -1, 0)
 	}
 	if err != nil {
@@ -364,9 +371,12 @@ func (g *Group) OOM() (int, error) {
 	if p == nil || n == g.t.unified {
 		return -1, nil
 	}
-	event, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
+	event, err := -1, fault.At("eventfd", g.rel)
+	if err == nil {
+		event, err = unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
+	}
 	if err != nil {
-		return -1, os.NewSyscallError("eventfd", err)
+		return -1, &Error{Op: "eventfd", Path: filepath.Join(p.path, g.rel), Err: err}
 	}
 	file := path.Join(g.rel, "memory.oom_control")
 	fd, err := unix.Openat(p.fd, file, unix.O_RDONLY|unix.O_CLOEXEC, 0)

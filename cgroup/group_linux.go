@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/inlay-dev/inlay/internal/fault"
 )
 
 // place is where groups are made in one hierarchy.
@@ -394,10 +396,10 @@ func (g *Group) make(places uint64) error {
 			continue
 		}
 		p := &g.t.places[n]
-		err := unix.Mkdirat(p.fd, g.rel, 0o755)
+		err := p.mkdir(g.rel)
 		if errors.Is(err, unix.ENOENT) && g.parent != nil && g.parent.rel != "." {
 			if err = g.parent.makeIn(n); err == nil {
-				err = unix.Mkdirat(p.fd, g.rel, 0o755)
+				err = p.mkdir(g.rel)
 			}
 		}
 		if err != nil {
@@ -413,6 +415,13 @@ func (g *Group) make(places uint64) error {
 	return nil
 }
 
+func (p *place) mkdir(rel string) error {
+	if err := fault.At("mkdir", rel); err != nil {
+		return err
+	}
+	return unix.Mkdirat(p.fd, rel, 0o755)
+}
+
 // makeIn makes the group's folder in one more place.
 func (g *Group) makeIn(n int) error {
 	g.mu.Lock()
@@ -426,7 +435,7 @@ func (g *Group) makeIn(n int) error {
 			return err
 		}
 	}
-	if err := unix.Mkdirat(p.fd, g.rel, 0o755); err != nil {
+	if err := p.mkdir(g.rel); err != nil {
 		return err
 	}
 	g.in |= 1 << n
@@ -562,6 +571,9 @@ func writeRemedy(s setting, err error) string {
 
 // write writes a file of a group by its path below the top.
 func (p *place) write(rel, value string) error {
+	if err := fault.At("write", rel); err != nil {
+		return err
+	}
 	fd, err := unix.Openat(p.fd, rel, unix.O_WRONLY|unix.O_CLOEXEC, 0)
 	for errors.Is(err, unix.EINTR) {
 		fd, err = unix.Openat(p.fd, rel, unix.O_WRONLY|unix.O_CLOEXEC, 0)

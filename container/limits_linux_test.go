@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -724,4 +725,58 @@ func TestStatsAndWatch(t *testing.T) {
 	s, err := c.Stats(ctx)
 	require.NoError(t, err, "after the end they are the last ones")
 	require.GreaterOrEqual(t, s.CPU.Total, last.CPU.Total)
+}
+
+// Whichever operation on groups fails, the start says so and leaves nothing.
+func TestGroupFaults(t *testing.T) {
+	needGroups(t, "memory", "pids", "cpu")
+	_ = output(t, sh("true")) // makes what a program has once
+	containertest.Census(t)
+	var n, failing atomic.Int64
+	var what atomic.Value
+	hook := func(op, path string) error {
+		if n.Add(1) == failing.Load() {
+			what.Store(op + " " + path)
+			return unix.EIO
+		}
+		return nil
+	}
+	container.Fault(hook)
+	defer container.Fault(nil)
+	limits := []container.Option{container.WithMemoryLimit(64 << 20), container.WithCPULimit(1), container.WithPidsLimit(50)}
+	failed := 0
+	for once := range 2 {
+		for i := int64(1); i < 100; i++ {
+			n.Store(0)
+			failing.Store(i)
+			var err error
+			var res *container.Result
+			if once == 1 {
+				res, err = container.Run(timeout(t), append(limits, sh("true"))...)
+			} else {
+				var c *container.Container
+				c, err = container.New(append(limits, sh("true"))...)
+				require.NoError(t, err)
+				if err = c.Start(timeout(t)); err == nil {
+					res, err = c.Wait(timeout(t))
+				}
+				require.NoError(t, c.Close())
+			}
+			if n.Load() < i { // that many there are
+				require.NoError(t, err)
+				require.True(t, res.Success(), "%v", res)
+				break
+			}
+			if err == nil {
+				t.Logf("%v: not needed for the start", what.Load())
+				continue
+			}
+			failed++
+			require.ErrorIs(t, err, unix.EIO, "%v", what.Load())
+			var e *container.StartError
+			require.ErrorAs(t, err, &e)
+			require.NotEmpty(t, e.Path)
+		}
+	}
+	require.Greater(t, failed, 10)
 }

@@ -106,6 +106,9 @@ func (p *Process) prepare(begun time.Time) (req *launcher.JobRequest, err error)
 	fds, group := p.passed, 0
 	if p.entry != nil {
 		p.io.tasks = len(p.entry.Tasks)
+		if p.isMain {
+			p.r.tasks = p.io.tasks
+		}
 		fds = append(slices.Clip(fds), p.entry.Tasks...)
 		if p.entry.Dir >= 0 {
 			fds = append(fds, p.entry.Dir)

@@ -41,6 +41,7 @@ type running struct {
 	timer     *time.Timer   // of a time limit without a main job
 	limits    cgroup.Limits // the container's, as far as this host keeps them
 	groups    *groups       // nil: there can be none here
+	tasks     int           // how many groups of v1 the main job entered
 	maxMemory atomic.Int64  // the largest memory limit that there was; 0: none from the beginning
 	pausing   sync.Mutex    // one at a time: Pause, Resume, Update
 	paused    atomic.Bool
@@ -863,7 +864,11 @@ func (c *Container) Explain(w io.Writer) error {
 		}
 	}
 	if len(c.spec.Job.Command) > 0 {
-		if err := compileJob(&c.spec, &c.spec.Job, h, stdio{count: 3 + len(c.spec.Job.ExtraFiles)}, plan.NewBuilder).Explain(&b); err != nil {
+		io := stdio{count: 3 + len(c.spec.Job.ExtraFiles)}
+		if chosen {
+			io.tasks = r.tasks
+		}
+		if err := compileJob(&c.spec, &c.spec.Job, h, io, plan.NewBuilder).Explain(&b); err != nil {
 			return err
 		}
 	}

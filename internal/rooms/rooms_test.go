@@ -17,13 +17,14 @@ const module = "github.com/inlay-dev/inlay/"
 
 // allowed says what of ours each package may import: ARCHITECTURE.md, section 3.
 var allowed = map[string][]string{
-	"container": {"namespace", "rootfs", "security", "cgroup", "internal/launcher", "internal/launcher/boot", "internal/plan", "internal/rawproc"},
+	"container": {"namespace", "rootfs", "security", "cgroup", "internal/fault", "internal/launcher", "internal/launcher/boot", "internal/plan", "internal/rawproc"},
 	// The census and Require start containers.
 	"containertest":          {"container"},
 	"namespace":              {"internal/plan"},
 	"rootfs":                 {"internal/plan"},
 	"security":               {"internal/plan"},
-	"cgroup":                 {},
+	"cgroup":                 {"internal/fault"},
+	"internal/fault":         {},
 	"internal/launcher":      {"internal/launcher/boot", "internal/plan", "internal/rawproc"},
 	"internal/launcher/boot": {"internal/rawproc"},
 	"internal/plan":          {},
