@@ -76,7 +76,7 @@ func (p *Process) figures(res *Result, s *cgroup.Stats) {
 		hits = p.r.groups.all.Final().Pids.LimitHits // counted where the limit is, since Linux 6.11
 	}
 	if hits > 0 {
-		res.Notes = append(res.Notes, fmt.Sprintf("the limit of processes was met %d times", hits))
+		res.Notes = append(res.Notes, fmt.Sprintf("the limit of processes was met: %d", hits))
 	}
 }
 

@@ -31,6 +31,7 @@ var allowed = map[string][]string{
 	"internal/rawproc":       {},
 	"internal/rooms":         {},
 	"bench":                  {"container", "rootfs"},
+	"examples/limits":        {"container", "rootfs", "cgroup"},
 	"examples/run":           {"container", "namespace", "rootfs", "security", "cgroup"},
 	".":                      {},
 }

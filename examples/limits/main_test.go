@@ -1,0 +1,58 @@
+//go:build linux
+
+package main
+
+import (
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/inlay-dev/inlay/cgroup"
+	"github.com/inlay-dev/inlay/containertest"
+)
+
+func TestMain(m *testing.M) {
+	if len(os.Args) > 2 && os.Args[1] == "work" {
+		os.Exit(work(os.Args[2], os.Args[3:]))
+	}
+	os.Exit(m.Run())
+}
+
+func TestTable(t *testing.T) {
+	containertest.Require(t, containertest.Containers)
+	containertest.Census(t)
+	var out strings.Builder
+	require.NoError(t, show(t.Context(), &out))
+	t.Log("\n" + out.String())
+	table := strings.Split(strings.TrimSpace(out.String()), "\n")
+	require.Len(t, table, 10)
+	top, err := cgroup.Nearest()
+	if err == nil {
+		defer func() { require.NoError(t, top.Close()) }()
+	}
+	groups := err == nil
+	kept := func(controller string) bool { return groups && top.Has(controller) }
+	for row, want := range map[string]struct {
+		verdict string
+		kept    bool
+	}{
+		"memory, allocated": {"memory_limit", kept("memory")}, "memory, page cache": {"exited 0", kept("memory")},
+		"processes": {"the limit of processes was met", kept("pids")}, "processors": {"exited 0", kept("cpu")},
+		"disk, written directly": {"exited ", kept("io")}, "wall time": {"time_limit", true}, "processor time": {"cpu_time_limit", groups},
+		"idleness": {"idle_limit", groups}, "output": {"output_limit", true},
+	} {
+		i := -1
+		for n, l := range table {
+			if strings.HasPrefix(l, row+" ") {
+				i = n
+			}
+		}
+		require.Positive(t, i, row)
+		if !want.kept {
+			want.verdict = "not kept here: "
+		}
+		require.Contains(t, table[i], want.verdict)
+	}
+}
