@@ -526,11 +526,9 @@ func (g *Group) enable(controllers []string) error {
 func (g *Group) write(settings []setting) error {
 	var errs []error
 	for _, s := range settings {
-		n, p := g.t.unified, (*place)(nil)
-		if s.controller != "" {
-			n, p = g.t.find(s.controller)
-		} else if n >= 0 {
-			p = &g.t.places[n]
+		_, p := g.t.find(s.controller)
+		if s.controller == "" && g.t.unified >= 0 {
+			p = &g.t.places[g.t.unified]
 		}
 		if p == nil {
 			if !s.weak {
@@ -732,7 +730,7 @@ func (g *Group) lowerMemory(ctx context.Context, limit int64, settings []setting
 	}
 	used, err := g.number(p, "memory.current")
 	for try := 0; err == nil && used > limit && try < 20 && ctx.Err() == nil; try++ {
-		time.Sleep(time.Millisecond) // what is charged ahead per processor is given back soon
+		<-time.After(time.Millisecond) // what is charged ahead per processor is given back soon
 		if err = p.write(high, fmt.Sprint(limit)); err == nil {
 			used, err = g.number(p, "memory.current")
 		}

@@ -30,10 +30,12 @@ func nearest(t *testing.T) *cgroup.Group {
 }
 
 func name(t *testing.T) string {
+	t.Helper()
 	return fmt.Sprintf("inlay-test-%d-%s", os.Getpid(), strings.NewReplacer("/", "-", " ", "-").Replace(t.Name()))
 }
 
 func bounded(t *testing.T) context.Context {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	t.Cleanup(cancel)
 	return ctx
@@ -72,7 +74,7 @@ func run(t *testing.T, g *cgroup.Group, script string) *exec.Cmd {
 		dup, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 3)
 		require.NoError(t, err)
 		f := os.NewFile(uintptr(dup), "tasks")
-		defer f.Close()
+		defer f.Close() //nolint:errcheck // tasks
 		cmd.ExtraFiles = append(cmd.ExtraFiles, f)
 		enter += fmt.Sprintf("echo 0 >&%d && ", 3+i)
 	}

@@ -182,8 +182,10 @@ func (l *Limits) ioSettings(v2 bool) (s []setting) {
 			file string
 			n    int64
 		}{
-			{"blkio.throttle.read_bps_device", d.ReadBPS}, {"blkio.throttle.write_bps_device", d.WriteBPS},
-			{"blkio.throttle.read_iops_device", d.ReadIOPS}, {"blkio.throttle.write_iops_device", d.WriteIOPS},
+			{"blkio.throttle.read_bps_device", d.ReadBPS},
+			{"blkio.throttle.write_bps_device", d.WriteBPS},
+			{"blkio.throttle.read_iops_device", d.ReadIOPS},
+			{"blkio.throttle.write_iops_device", d.WriteIOPS},
 		} {
 			if f.n != 0 {
 				s = append(s, setting{field: "IO", controller: controllerIO, file: f.file, value: fmt.Sprintf("%s %d", d.Device, f.n)})

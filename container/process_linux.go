@@ -618,6 +618,7 @@ func (p *Process) note(why Status) bool {
 		p.r.c.events.add(Event{Kind: EventOOM, PID: p.pid()})
 	case TimeLimit, CPUTimeLimit, OutputLimit, IdleLimit:
 		p.r.c.events.add(Event{Kind: EventLimit, PID: p.pid(), Status: why})
+	case Exited, Signaled, SyscallRefused, Canceled, Killed, Lost: // no limits
 	}
 	return true
 }

@@ -57,7 +57,8 @@ func show(ctx context.Context, w io.Writer) error {
 		return err
 	}
 	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(table, "LIMIT\tASKED\tMEASURED\tVERDICT")
+	row := func(cells ...any) { _, _ = fmt.Fprintf(table, "%s\t%s\t%s\t%s\n", cells...) } // Flush tells
+	row("LIMIT", "ASKED", "MEASURED", "VERDICT")
 	for _, t := range trials(dir) {
 		var out strings.Builder
 		res, err := container.Run(ctx, container.WithMounts(rootfs.Bind(exe, "/run/limits", rootfs.ReadOnly()), rootfs.Bind(dir, "/data")),
@@ -66,7 +67,7 @@ func show(ctx context.Context, w io.Writer) error {
 		var lacking *container.LimitError
 		switch {
 		case errors.As(err, &lacking):
-			fmt.Fprintf(table, "%s\t%s\t-\tnot kept here: %s\n", t.name, t.asked, lacking.Reason)
+			row(t.name, t.asked, "-", "not kept here: "+lacking.Reason)
 		case err != nil:
 			return fmt.Errorf("%s: %w", t.name, err)
 		default:
@@ -74,7 +75,7 @@ func show(ctx context.Context, w io.Writer) error {
 			if res.Status == container.Exited {
 				verdict = fmt.Sprintf("%s %d", verdict, res.ExitCode)
 			}
-			fmt.Fprintf(table, "%s\t%s\t%s\t%s\n", t.name, t.asked, t.measured(res, out.String()), strings.Join(append([]string{verdict}, res.Notes...), "; "))
+			row(t.name, t.asked, t.measured(res, out.String()), strings.Join(append([]string{verdict}, res.Notes...), "; "))
 		}
 	}
 	return table.Flush()
@@ -89,17 +90,29 @@ func trials(dir string) []trial {
 		{"memory, allocated", []string{"touch", "64"}, "32 MiB", container.WithMemoryLimit(32 * container.MiB), peak},
 		{"memory, page cache", []string{"write", "64"}, "32 MiB", container.WithMemoryLimit(32 * container.MiB), peak},
 		{"processes", []string{"fork", "100"}, "20", container.WithPidsLimit(20), said},
-		{"processors", []string{"spin", "2s"}, "0.25", container.WithCPULimit(0.25),
+		{
+			"processors",
+			[]string{"spin", "2s"},
+			"0.25", container.WithCPULimit(0.25),
 			func(r *container.Result, _ string) string {
 				return fmt.Sprintf("%.3f", r.CPUTime().Seconds()/r.WallTime.Seconds())
-			}},
+			},
+		},
 		{"disk, written directly", []string{"direct", "8"}, "4 MiB/s", container.WithIOLimit(cgroup.IOLimit{Device: dir, WriteBPS: 4 * container.MiB}), said},
 		{"wall time", []string{"sleep", "10s"}, "300ms", container.WithTimeLimit(300 * time.Millisecond), wall},
-		{"processor time", []string{"spin", "10s"}, "300ms", container.WithCPUTimeLimit(300 * time.Millisecond),
-			func(r *container.Result, _ string) string { return r.CPUTime().Round(time.Millisecond).String() }},
+		{
+			"processor time",
+			[]string{"spin", "10s"},
+			"300ms", container.WithCPUTimeLimit(300 * time.Millisecond),
+			func(r *container.Result, _ string) string { return r.CPUTime().Round(time.Millisecond).String() },
+		},
 		{"idleness", []string{"sleep", "10s"}, "300ms", container.WithIdleLimit(300 * time.Millisecond), wall},
-		{"output", []string{"flood"}, "10000 bytes", container.WithOutputLimit(10000),
-			func(r *container.Result, _ string) string { return fmt.Sprintf("%d bytes", r.StdoutBytes) }},
+		{
+			"output",
+			[]string{"flood"},
+			"10000 bytes", container.WithOutputLimit(10000),
+			func(r *container.Result, _ string) string { return fmt.Sprintf("%d bytes", r.StdoutBytes) },
+		},
 	}
 }
 
@@ -140,7 +153,7 @@ func work(what string, args []string) int {
 		for end := time.Now().Add(duration()); time.Now().Before(end); {
 		}
 	case "sleep":
-		time.Sleep(duration())
+		<-time.After(duration())
 	case "flood":
 		for {
 			if _, err := os.Stdout.WriteString(strings.Repeat("x", 99) + "\n"); err != nil {
