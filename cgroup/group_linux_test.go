@@ -23,7 +23,7 @@ func nearest(t *testing.T) *cgroup.Group {
 	t.Helper()
 	g, err := cgroup.Nearest()
 	if err != nil {
-		t.Skipf("no groups can be made here: %v", err)
+		t.Skipf("needs cgroups that it may make: %v", err)
 	}
 	t.Cleanup(func() { require.NoError(t, g.Close()) })
 	return g
@@ -48,7 +48,7 @@ func group(t *testing.T, l cgroup.Limits) *cgroup.Group {
 	g, err := top.Create(name(t), l)
 	var missing *cgroup.LimitError
 	if errors.As(err, &missing) {
-		t.Skipf("this host cannot: %v", err)
+		t.Skipf("needs cgroup limits that this host has not: %v", err)
 	}
 	require.NoError(t, err)
 	t.Cleanup(func() {

@@ -32,12 +32,12 @@ func needGroups(t testing.TB, controllers ...string) {
 	needContainers(t)
 	top, err := cgroup.Nearest()
 	if err != nil {
-		t.Skipf("no control groups can be made here: %v", err)
+		t.Skipf("needs cgroups that it may make: %v", err)
 	}
 	require.NoError(t, top.Close())
 	for _, c := range controllers {
 		if !groupsOf(t, c) {
-			t.Skipf("no control group of %s can be made here", c)
+			t.Skipf("needs cgroups of %s that it may make", c)
 		}
 	}
 }
@@ -70,8 +70,6 @@ var _ = register(consumeName, func(args []string) int {
 		return fill("/dev/shm/x", n)
 	case "tmpfs":
 		return fill("/tmp/x", n)
-	case "cache":
-		return fill("/data/x", n)
 	case "spin":
 		for begin := cpuOfSelf(); cpuOfSelf()-begin < time.Duration(n); {
 		}
@@ -290,7 +288,11 @@ func TestMemoryLimit(t *testing.T) {
 				func(t *testing.T, run func(...container.JobOption) *container.Result) {
 					t.Helper()
 					out.Reset()
-					res := run(consuming(t, tt.what, big), container.WithMemoryLimit(32<<20), container.WithStdout(&out))
+					job := consuming(t, tt.what, big)
+					if tt.what == "cache" { // a small program: what it keeps for itself is looked at
+						job = sh("rm -f /data/x; head -c " + big + " /dev/zero >/data/x")
+					}
+					res := run(job, container.WithMemoryLimit(32<<20), container.WithStdout(&out))
 					require.Equal(t, tt.status, res.Status, "%v %v %s", res, res.Notes, out.String())
 					require.LessOrEqual(t, res.MemoryPeak, int64(32<<20))
 					require.Greater(t, res.MemoryPeak, int64(16<<20))
@@ -301,7 +303,7 @@ func TestMemoryLimit(t *testing.T) {
 						require.Contains(t, res.String(), "memory limit")
 					} else {
 						require.Zero(t, res.ExitCode, out.String())
-						require.Less(t, res.AnonPeak, int64(24<<20), "files written are not the job's memory")
+						require.Less(t, res.AnonPeak, int64(16<<20), "files written are not the job's memory; init's own counts up to execve")
 					}
 				})
 		})
@@ -486,7 +488,7 @@ func TestIOLimit(t *testing.T) {
 	res, err := container.Run(timeout(t), selfMount(t), bind, consuming(t, "direct", strconv.Itoa(8<<20)), limit, container.WithStdout(&out))
 	require.NoError(t, err)
 	if strings.Contains(out.String(), "invalid argument") {
-		t.Skip("no direct writes to the file system of " + dir)
+		t.Skip("needs direct writes: the file system of " + dir + " has none")
 	}
 	require.NoError(t, res.Err(), out.String())
 	ns, err := strconv.ParseInt(strings.TrimSpace(out.String()), 10, 64)

@@ -80,7 +80,7 @@ func selfJob(t testing.TB, name string, args ...string) container.JobOption {
 	usedMu.Lock()
 	jobUsed[name] = true
 	usedMu.Unlock()
-	return container.JobOptions(container.WithCommand("/run/test", append([]string{name}, args...)...), container.WithEnv(jobEnv, "GOMAXPROCS=2"))
+	return container.JobOptions(container.WithCommand("/run/test", append([]string{name}, args...)...), container.WithEnv(jobEnv, "GOMAXPROCS=2", "GORACE=atexit_sleep_ms=0"))
 }
 
 // timeout bounds what a test waits for; nothing is expected to take that long.
