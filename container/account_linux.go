@@ -8,31 +8,65 @@ import (
 	"github.com/inlay-dev/inlay/cgroup"
 )
 
+// ending is what a job's groups say at its end.
+type ending struct {
+	stats *cgroup.Stats // nil: the group is not the job's alone
+	hits  int64         // of the limit of processes
+	kills int64         // for want of memory
+	own   bool          // for want of what a limit of this container's allows
+}
+
+// ending reads it. The groups are there until the container is released.
+func (p *Process) ending() *ending {
+	e := &ending{}
+	if p.shared {
+		e.kills, e.own = p.oomKills()
+		return e
+	}
+	s := p.group.Final()
+	e.stats, e.hits = s, s.Pids.LimitHits
+	if e.hits <= 0 && p.isMain && p.group != p.r.groups.all {
+		e.hits = p.r.groups.all.Final().Pids.LimitHits // counted where the limit is, since Linux 6.11
+	}
+	e.kills, e.own = max(0, s.Memory.OOMKills), s.OwnOOM()
+	if e.kills > 0 && !e.own {
+		e.kills, e.own = p.oomKills()
+	}
+	return e
+}
+
+// keepEnding reads it before the groups go, for a job whose output is still being
+// copied.
+func (p *Process) keepEnding() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.res == nil && p.end == nil && p.group != nil {
+		p.end = p.ending()
+	}
+}
+
 // account puts the group's figures in place of the first process's, where the job
 // has a group of its own, and tells want of memory. With mu held, after the end.
 func (p *Process) account(res *Result) {
 	if p.group == nil {
 		return
 	}
-	if p.shared {
-		if res.Signal == unix.SIGKILL {
-			kills, own := p.oomKills()
-			p.memoryVerdict(res, kills, own)
-		}
-		return
+	e := p.end
+	if e == nil {
+		e = p.ending()
 	}
-	s := p.group.Final()
-	p.last = s
-	p.figures(res, s)
-	kills, own := max(0, s.Memory.OOMKills), s.OwnOOM()
-	if kills > 0 && !own {
-		kills, own = p.oomKills()
+	if e.stats != nil {
+		p.last = e.stats
+		p.figures(res, e)
 	}
-	p.memoryVerdict(res, kills, own)
+	if e.stats != nil || res.Signal == unix.SIGKILL {
+		p.memoryVerdict(res, e.kills, e.own)
+	}
 }
 
 // figures takes those that the host can give.
-func (p *Process) figures(res *Result, s *cgroup.Stats) {
+func (p *Process) figures(res *Result, e *ending) {
+	s := e.stats
 	if s.CPU.Total >= 0 {
 		res.UserTime, res.SystemTime = s.CPU.User, s.CPU.System
 	}
@@ -71,12 +105,8 @@ func (p *Process) figures(res *Result, s *cgroup.Stats) {
 	if s.CPU.ThrottledTime > 0 {
 		res.ThrottledTime = s.CPU.ThrottledTime
 	}
-	hits := s.Pids.LimitHits
-	if hits <= 0 && p.isMain && p.group != p.r.groups.all {
-		hits = p.r.groups.all.Final().Pids.LimitHits // counted where the limit is, since Linux 6.11
-	}
-	if hits > 0 {
-		res.Notes = append(res.Notes, fmt.Sprintf("the limit of processes was met: %d", hits))
+	if e.hits > 0 {
+		res.Notes = append(res.Notes, fmt.Sprintf("the limit of processes was met: %d", e.hits))
 	}
 }
 

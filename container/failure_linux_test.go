@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -19,6 +20,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
+	"github.com/inlay-dev/inlay/cgroup"
 	"github.com/inlay-dev/inlay/container"
 	"github.com/inlay-dev/inlay/containertest"
 	"github.com/inlay-dev/inlay/internal/launcher"
@@ -394,8 +396,25 @@ func TestHostDies(t *testing.T) {
 			left, err := filepath.Glob(fmt.Sprintf("%s/owner-%d-*", launcher.DefaultStateDir(), cmd.Process.Pid))
 			require.NoError(t, err)
 			require.Empty(t, left)
+			require.Empty(t, groupsOfHost(cmd.Process.Pid))
 		}
 	}
+}
+
+// groupsOfHost are the control groups of a host program.
+func groupsOfHost(pid int) (out []string) {
+	want := fmt.Sprintf("inlay-%d-", pid)
+	_ = filepath.WalkDir("/sys/fs/cgroup", func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return fs.SkipDir // gone meanwhile, or not ours to read
+		}
+		if d.IsDir() && strings.HasPrefix(d.Name(), want) {
+			out = append(out, path)
+			return fs.SkipDir
+		}
+		return nil
+	})
+	return out
 }
 
 // endsWithin waits for the end of a process by its pidfd.
@@ -449,8 +468,8 @@ func childrenOf(pid int) (out []int) {
 	return out
 }
 
-// A host that was killed together with its launcher leaves an owner file;
-// Prune takes it away, and only that.
+// A host that was killed together with its launcher leaves an owner file and its
+// control groups; Prune takes them away, and only them.
 func TestPrune(t *testing.T) {
 	containertest.Census(t)
 	_, err := container.Prune(timeout(t))
@@ -464,10 +483,15 @@ func TestPrune(t *testing.T) {
 	require.NotEmpty(t, kids)
 	report, err := container.Prune(timeout(t))
 	require.NoError(t, err)
-	own := func(names []string) []string {
-		return slices.DeleteFunc(names, func(n string) bool { return !strings.Contains(n, "owner-"+strconv.Itoa(cmd.Process.Pid)+"-") })
+	own := func(names []string, what string) []string {
+		return slices.DeleteFunc(slices.Clone(names), func(n string) bool { return !strings.Contains(n, what+strconv.Itoa(cmd.Process.Pid)+"-") })
 	}
-	require.Empty(t, own(report.Removed), "its owner lives")
+	require.Empty(t, own(report.Removed, ""), "its owner lives")
+	groups := groupsOfHost(cmd.Process.Pid)
+	if top, err := cgroup.Nearest(); err == nil {
+		require.NoError(t, top.Close())
+		require.NotEmpty(t, groups)
+	}
 	require.NoError(t, unix.Kill(kids[0], unix.SIGSTOP)) // so that it cannot clean up
 	require.NoError(t, cmd.Process.Kill())
 	require.NoError(t, unix.Kill(kids[0], unix.SIGKILL))
@@ -479,9 +503,11 @@ func TestPrune(t *testing.T) {
 	report, err = container.Prune(timeout(t))
 	require.NoError(t, err)
 	// Other programs, tests of other packages too, may leave something as well.
-	left := own(report.Removed)
+	left := own(report.Removed, "owner-")
 	require.Len(t, left, 1)
 	require.NoFileExists(t, left[0])
+	require.ElementsMatch(t, groups, own(report.Removed, "inlay-"))
+	require.Empty(t, groupsOfHost(cmd.Process.Pid))
 }
 
 // os/exec beside containers is not disturbed, and no thread of this program

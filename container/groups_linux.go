@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -59,11 +60,12 @@ type groups struct {
 	uid  int // who clones jobs into them; -1 for everybody, -2: no need to say
 
 	mu     sync.Mutex
-	shared *cgroup.Group // for jobs without limits of their own; nil: none yet
-	last   int           // the number of the last job
-	entry  *cgroup.Entry // of shared, open as long as the container
-	seen   atomic.Int64  // how many were killed in shared for want of memory, when last looked at
-	oom    int           // watched for want of memory, on v1; -1: it is not
+	shared *cgroup.Group         // for jobs without limits of their own; nil: none yet
+	live   map[*Process]struct{} // whose figures are still to be read
+	last   int                   // the number of the last job
+	entry  *cgroup.Entry         // of shared, open as long as the container
+	seen   atomic.Int64          // how many were killed in shared for want of memory, when last looked at
+	oom    int                   // watched for want of memory, on v1; -1: it is not
 }
 
 // openHome finds or makes the place for groups. The error says why there is none.
@@ -336,6 +338,7 @@ func (r *running) makeGroups(once bool) error {
 			}
 		}
 		r.main.group = g.main
+		g.live = map[*Process]struct{}{r.main: {}}
 	}
 	if r.limits.Memory != nil {
 		r.maxMemory.Store(*r.limits.Memory)
@@ -425,6 +428,10 @@ func (r *running) jobGroup(p *Process) error {
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	if g.live == nil {
+		g.live = map[*Process]struct{}{}
+	}
+	g.live[p] = struct{}{}
 	if !own && g.shared != nil {
 		p.group, p.shared, p.oomBefore = g.shared, true, g.seen.Load()
 		return nil
@@ -516,7 +523,11 @@ func (r *running) removeGroups() error {
 		g.entry.Close()
 		g.entry = nil
 	}
+	live := slices.Collect(maps.Keys(g.live))
 	g.mu.Unlock()
+	for _, p := range live {
+		p.keepEnding()
+	}
 	var err error
 	if g.all != nil {
 		err = g.all.Delete(context.Background())

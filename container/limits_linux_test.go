@@ -78,9 +78,23 @@ var _ = register(consumeName, func(args []string) int {
 			go burn()
 		}
 		select {}
-	case "spin and allocate":
-		go burn()
+	case "allocate, then spin":
 		touch(n)
+		burn()
+	case "spin, then allocate":
+		for begin := cpuOfSelf(); cpuOfSelf()-begin < time.Duration(n); {
+		}
+		touch(64 << 20)
+	case "spin and allocate slowly":
+		go burn()
+		for range n >> 20 {
+			more = append(more, make([]byte, 1<<20))
+			for i := 0; i < 1<<20; i += 4096 {
+				more[len(more)-1][i] = 1
+			}
+			for begin := cpuOfSelf(); cpuOfSelf()-begin < time.Millisecond; {
+			}
+		}
 		select {}
 	case "orphans":
 		return orphans(n)
@@ -106,7 +120,10 @@ var _ = register(consumeName, func(args []string) int {
 	return 0
 })
 
-var kept []byte
+var (
+	kept []byte
+	more [][]byte
+)
 
 // burn uses a processor for ever.
 func burn() {

@@ -38,6 +38,7 @@ type Process struct {
 	// oomBefore is how many processes were killed for want of memory in the group
 	// before the job began.
 	oomBefore int64
+	end       *ending       // nil: not read yet
 	last      *cgroup.Stats // at the end
 	anon      int64         // the largest samples
 	peak      int64
@@ -528,6 +529,11 @@ func (p *Process) part() {
 // leaveGroup removes a group that was this job's alone, unless processes that it
 // left behind are in it: then it goes with the container.
 func (p *Process) leaveGroup() error {
+	if g := p.r.groups; g != nil {
+		g.mu.Lock()
+		delete(g.live, p)
+		g.mu.Unlock()
+	}
 	p.r.unwatchOOM(&p.oom)
 	if p.isMain || p.shared || p.group == nil {
 		return nil
@@ -824,7 +830,7 @@ func (c *Container) Exec(ctx context.Context, opts ...JobOption) (*Process, erro
 	}
 	p := newProcess(r, j)
 	if err := r.jobGroup(p); err != nil {
-		return nil, err
+		return nil, errors.Join(err, p.leaveGroup())
 	}
 	req, err := p.prepare(begun)
 	if err != nil {

@@ -8,11 +8,14 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/inlay-dev/inlay/cgroup"
 	"github.com/inlay-dev/inlay/container"
 	"github.com/inlay-dev/inlay/containertest"
 )
@@ -106,6 +109,59 @@ func TestManyResident(t *testing.T) {
 	for _, c := range list {
 		require.NoError(t, c.Close())
 	}
+}
+
+// As many with every limit that there is: each has its figures, and is limited.
+func TestManyWithLimits(t *testing.T) {
+	containertest.Census(t)
+	needGroups(t, "memory", "pids", "cpu")
+	n := 100
+	if os.Getenv("INLAY_CI") != "" {
+		n = 1000
+	}
+	limits := []container.Option{
+		container.WithMemoryLimit(64 << 20), container.WithCPULimit(0.5), container.WithCPUWeight(50), container.WithPidsLimit(20),
+		container.WithCPUTimeLimit(10 * time.Second), container.WithIdleLimit(10 * time.Minute), container.WithTimeLimit(10 * time.Minute), container.WithOutputLimit(1 << 20),
+	}
+	if groupsOf(t, "cpuset") {
+		limits = append(limits, container.WithCPUSet("0"))
+	}
+	if _, dir := data(t); groupsOf(t, "io") {
+		limits = append(limits, container.WithIOLimit(cgroup.IOLimit{Device: dir, WriteBPS: 1 << 20}))
+	}
+	list := make([]*container.Container, n)
+	var all sync.WaitGroup
+	for worker := range 4 {
+		all.Go(func() {
+			for i := worker; i < n; i += 4 {
+				c, err := container.New(append(limits, container.WithCommand("sleep", "1000"))...)
+				if err == nil {
+					err = c.Start(context.Background())
+				}
+				if err != nil {
+					t.Errorf("%d: %v", i, err)
+				}
+				list[i] = c
+			}
+		})
+	}
+	all.Wait()
+	begun := time.Now()
+	for _, c := range list {
+		s, err := c.Stats(timeout(t))
+		require.NoError(t, err)
+		require.Equal(t, int64(1), s.Pids.Now)
+		require.Positive(t, s.Memory.Now)
+	}
+	t.Logf("the figures of %d: %v", n, time.Since(begun))
+	for _, c := range list {
+		all.Go(func() {
+			if err := c.Close(); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	all.Wait()
 }
 
 // Plans above 60 KiB travel in a memfd, descriptors above 200 in several

@@ -1,6 +1,7 @@
 package containertest
 
 import (
+	"errors"
 	"fmt"
 	"io/fs"
 	"maps"
@@ -191,7 +192,8 @@ func cgroups() []string {
 	return found
 }
 
-func alive(pid int) bool { return unix.Kill(pid, 0) == nil }
+// alive tells whether there is such a process, whoever it belongs to.
+func alive(pid int) bool { return !errors.Is(unix.Kill(pid, 0), unix.ESRCH) }
 
 // goroutines are this program's, by their first function, less the test
 // machinery's.
@@ -253,8 +255,19 @@ func (c *Count) Since(before *Count) []string {
 			}
 		}
 	}
+	// What a new launcher has opened again may have another number.
+	gone := map[string]int{}
+	for fd, to := range before.FDs {
+		if c.FDs[fd] != to {
+			gone[to]++
+		}
+	}
 	for _, fd := range slices.Sorted(maps.Keys(c.FDs)) {
-		if before.FDs[fd] == "" {
+		if to := c.FDs[fd]; before.FDs[fd] == "" {
+			if gone[to] > 0 {
+				gone[to]--
+				continue
+			}
 			out = append(out, fmt.Sprintf("descriptor %d: %s", fd, c.FDs[fd]))
 		}
 	}
