@@ -25,22 +25,7 @@ import (
 func TestDeviceRules(t *testing.T) {
 	containertest.Census(t)
 	needContainers(t)
-	device := "/dev/fuse"
-	if os.Geteuid() == 0 {
-		_, dir := data(t)
-		device = filepath.Join(dir, "fuse")
-		require.NoError(t, unix.Mknod(device, unix.S_IFCHR|0o600, int(unix.Mkdev(10, 229))))
-		require.NoError(t, os.Chmod(device, 0o666)) // of any user
-	}
-	fuse, err := os.OpenFile(device, os.O_RDWR, 0)
-	if err != nil {
-		t.Skipf("needs a device to open: %v", err)
-	}
-	defer fuse.Close() //nolint:errcheck // nothing was written
-	again := sh("exec 4<>/proc/self/fd/3 && exec 5</dev/zero && exec 6</dev/urandom")
-	given := container.WithExtraFiles(fuse)
-
-	_, err = container.Run(timeout(t), container.WithDeviceRules("c 10:200 rwm"), sh("true"))
+	_, err := container.Run(timeout(t), container.WithDeviceRules("c 10:200 rwm"), sh("true"))
 	var refused *container.LimitError
 	if errors.As(err, &refused) {
 		require.Equal(t, "WithDeviceRules", refused.Option)
@@ -57,6 +42,20 @@ func TestDeviceRules(t *testing.T) {
 		return
 	}
 	require.NoError(t, err)
+	device := "/dev/fuse"
+	if os.Geteuid() == 0 {
+		_, dir := data(t)
+		device = filepath.Join(dir, "fuse")
+		require.NoError(t, unix.Mknod(device, unix.S_IFCHR|0o600, int(unix.Mkdev(10, 229))))
+		require.NoError(t, os.Chmod(device, 0o666)) // of any user
+	}
+	fuse, err := os.OpenFile(device, os.O_RDWR, 0)
+	if err != nil {
+		t.Skipf("needs a device to open: %v", err)
+	}
+	defer fuse.Close() //nolint:errcheck // nothing was written
+	again := sh("exec 4<>/proc/self/fd/3 && exec 5</dev/zero && exec 6</dev/urandom")
+	given := container.WithExtraFiles(fuse)
 	asJob(t, nil, func(t *testing.T, run func(...container.JobOption) *container.Result) {
 		t.Helper()
 		var out bytes.Buffer

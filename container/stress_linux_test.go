@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -134,7 +135,7 @@ func TestManyWithLimits(t *testing.T) {
 	for worker := range 4 {
 		all.Go(func() {
 			for i := worker; i < n; i += 4 {
-				c, err := container.New(append(limits, container.WithCommand("sleep", "1000"))...)
+				c, err := container.New(append(slices.Clip(limits), container.WithCommand("sleep", "1000"))...)
 				if err == nil {
 					err = c.Start(context.Background())
 				}
