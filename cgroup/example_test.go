@@ -1,7 +1,9 @@
 package cgroup_test
 
 import (
+	"context"
 	"fmt"
+	"os/exec"
 
 	"github.com/inlay-dev/inlay/cgroup"
 )
@@ -36,4 +38,33 @@ func ExampleDetect() {
 
 	// Output:
 	// one of four
+}
+
+// A group with a limit of its own, and its figures.
+func ExampleGroup_Create() { //nolint:testableexamples // needs control groups
+	ctx := context.Background()
+	top, err := cgroup.Nearest()
+	if err != nil {
+		fmt.Println(err) // with what to do about it
+		return
+	}
+	defer top.Close() //nolint:errcheck // descriptors of folders
+	pids := int64(16)
+	g, err := top.Create("inlay-example", cgroup.Limits{Pids: &pids})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	cmd := exec.Command("sleep", "60")
+	if err := cmd.Start(); err != nil {
+		fmt.Println(err)
+		return
+	}
+	if err := g.Add(cmd.Process.Pid); err != nil {
+		fmt.Println(err)
+	}
+	if stats, err := g.Stats(); err == nil {
+		fmt.Println(stats.Pids.Now)
+	}
+	fmt.Println(g.Kill(ctx), cmd.Wait(), g.Delete(ctx))
 }

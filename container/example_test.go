@@ -333,3 +333,51 @@ func (p parsed) body(t *testing.T, name string) string {
 	require.Fail(t, "no function "+name)
 	return ""
 }
+
+// What happened to a container, from its start to its end.
+func ExampleContainer_Events() {
+	ctx := context.Background()
+	c, err := container.New(container.WithCommand("sh", "-c", "sleep 60"), container.WithTimeLimit(20*time.Millisecond))
+	if err != nil {
+		log.Fatal(err)
+	}
+	if err := c.Start(ctx); err != nil {
+		log.Fatal(err)
+	}
+	go func() {
+		<-c.Done()
+		if err := c.Close(); err != nil {
+			log.Print(err)
+		}
+	}()
+	for e := range c.Events(ctx) {
+		fmt.Println(e.Kind)
+	}
+
+	// Output:
+	// started
+	// limit
+	// exited
+	// closed
+}
+
+// The figures of a running container, and another limit for it.
+func ExampleContainer_Update() { //nolint:testableexamples // needs control groups
+	ctx := context.Background()
+	c, err := container.New(container.WithCommand("sleep", "60"), container.WithMemoryLimit(64*container.MiB))
+	if err != nil {
+		log.Fatal(err)
+	}
+	if err := c.Start(ctx); err != nil {
+		log.Fatal(err) // a *LimitError where there are no control groups
+	}
+	defer c.Close() //nolint:errcheck // an example
+	stats, err := c.Stats(ctx)
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(stats.Memory.Now, "of", 64*container.MiB)
+	if err := c.Update(ctx, container.WithMemoryLimit(128*container.MiB)); err != nil {
+		log.Fatal(err)
+	}
+}
