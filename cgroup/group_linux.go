@@ -128,11 +128,17 @@ func openTop(hs []hierarchy, at func(hierarchy) string) (*Group, error) {
 		names := h.controllers
 		if at(h) == "" {
 			t.lacks[""] = "of the groups of v2 from " + filepath.Join(h.mount, h.own) + " on upwards, none is this user's to make groups in"
+			own := filepath.Join(h.mount, h.own)
+			if err := holds(own); firstErr == nil && errors.Is(err, unix.EROFS) {
+				firstErr = &Error{Op: "open", Path: own, Err: err, Remedy: remedy(err)}
+			}
 			continue
 		}
 		fd, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-		if err == nil && unix.Faccessat(unix.AT_FDCWD, dir, unix.W_OK, unix.AT_EACCESS) != nil {
-			err = errors.Join(unix.EACCES, unix.Close(fd))
+		if err == nil {
+			if err = unix.Faccessat(unix.AT_FDCWD, dir, unix.W_OK, unix.AT_EACCESS); err != nil {
+				_ = unix.Close(fd) // EROFS or EACCES: the remedies differ
+			}
 		}
 		if err != nil {
 			if firstErr == nil {
