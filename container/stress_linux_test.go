@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/inlay-dev/inlay/cgroup"
@@ -149,10 +150,12 @@ func TestManyWithLimits(t *testing.T) {
 	all.Wait()
 	begun := time.Now()
 	for _, c := range list {
+		// All are closed in any case: one wrong figure must not look like a thousand leaks.
 		s, err := c.Stats(timeout(t))
-		require.NoError(t, err)
-		require.Equal(t, int64(1), s.Pids.Now)
-		require.Positive(t, s.Memory.Now)
+		if assert.NoError(t, err) {
+			assert.Equal(t, int64(1), s.Pids.Now)
+			assert.Positive(t, s.Memory.Now)
+		}
 	}
 	t.Logf("the figures of %d: %v", n, time.Since(begun))
 	for _, c := range list {
