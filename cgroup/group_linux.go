@@ -3,6 +3,7 @@ package cgroup
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -593,7 +594,8 @@ func (p *place) write(rel, value string) error {
 	return err
 }
 
-// read reads a file of a group into buf.
+// read reads a file of a group into buf. The kernel gives a file that one function
+// prints, as all but the lists of processes are, whole in one read.
 func (p *place) read(rel string, buf []byte) (int, error) {
 	fd, err := unix.Openat(p.fd, rel, unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	for errors.Is(err, unix.EINTR) {
@@ -602,23 +604,12 @@ func (p *place) read(rel string, buf []byte) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	total := 0
-	for total < len(buf) {
-		n, err := unix.Read(fd, buf[total:])
-		if errors.Is(err, unix.EINTR) {
-			continue
-		}
-		if err != nil {
-			_ = unix.Close(fd)
-			return total, err
-		}
-		if n == 0 {
-			break
-		}
-		total += n
+	n, err := unix.Read(fd, buf)
+	for errors.Is(err, unix.EINTR) {
+		n, err = unix.Read(fd, buf)
 	}
 	_ = unix.Close(fd) // read only
-	return total, nil
+	return max(0, n), err
 }
 
 // Update changes limits of a group that is in use: the fields that are set in l.
@@ -812,17 +803,30 @@ func (p *place) remove(rel string) error {
 	return &Error{Op: "rmdir", Path: filepath.Join(p.path, rel), Err: err}
 }
 
-// below lists the groups below a group.
+// below lists the groups below a group. os.ReadDir takes three times as long, and
+// most of the entries are files.
 func (p *place) below(rel string) ([]string, error) {
-	entries, err := os.ReadDir(filepath.Join(p.path, rel))
+	fd, err := unix.Openat(p.fd, rel, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, err
 	}
+	defer func() { _ = unix.Close(fd) }()
 	var out []string
-	for _, e := range entries {
-		if e.IsDir() {
-			out = append(out, e.Name())
+	var buf [4096]byte
+	for {
+		n, err := unix.ReadDirent(fd, buf[:])
+		if errors.Is(err, unix.EINTR) {
+			continue
+		}
+		if n <= 0 || err != nil {
+			return out, err
+		}
+		// Each is a struct linux_dirent64, see getdents64(2): its length at 16, its type at 18, its name at 19.
+		for d := buf[:n]; len(d) > 19; d = d[binary.NativeEndian.Uint16(d[16:]):] {
+			name, _, _ := bytes.Cut(d[19:], []byte{0})
+			if d[18] == unix.DT_DIR && string(name) != "." && string(name) != ".." {
+				out = append(out, string(name))
+			}
 		}
 	}
-	return out, nil
 }
