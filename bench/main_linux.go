@@ -5,7 +5,11 @@
 // back to back, in blocks of ten whose first two do not count (what the row before
 // left to do may still be under way), and once with 150 ms between launches.
 //
-//	go run ./bench [-rounds N] [-spaced N] [-resident N] [launch|host|resident|import]...
+// Two more parts look at control groups: groups measures them beside C, beside
+// containerd/cgroups and in launches with limits; accuracy compares the reported
+// figures with known ones.
+//
+//	go run ./bench [-rounds N] [-spaced N] [-resident N] [launch|groups|accuracy|host|resident|import]...
 package main
 
 import (
@@ -35,6 +39,7 @@ var (
 	spaced   = flag.Int("spaced", 20, "launches of each row with 150 ms between")
 	resident = flag.Int("resident", 1000, "containers that are there at once")
 	sources  = flag.String("sources", "bench/c", "where the C programs are")
+	peer     = flag.String("peer", "bench/peer", "where the program on containerd/cgroups is")
 )
 
 // row is one way to launch; it returns the time of one launch.
@@ -54,10 +59,12 @@ func main() {
 		return
 	}
 	if len(parts) == 0 {
-		parts = []string{"launch", "host", "resident", "import"}
+		parts = []string{"launch", "groups", "accuracy", "host", "resident", "import"}
 	}
 	for _, p := range parts {
-		f := map[string]func() error{"launch": launch, "host": hostSize, "resident": residents, "import": imports}[p]
+		f := map[string]func() error{
+			"launch": launch, "groups": groups, "accuracy": accuracy, "host": hostSize, "resident": residents, "import": imports,
+		}[p]
 		if f == nil {
 			fmt.Fprintln(os.Stderr, "no such part:", p)
 			os.Exit(2)
@@ -163,7 +170,7 @@ func buildC() (string, error) {
 	if err := os.Chmod(dir, 0o755); err != nil {
 		return dir, err
 	}
-	for name, flags := range map[string][]string{"true": {"-nostdlib"}, "base": nil, "floor": nil} {
+	for name, flags := range map[string][]string{"true": {"-nostdlib"}, "base": nil, "floor": nil, "group": nil, "job": nil} {
 		args := append([]string{"-O2", "-static", "-o", filepath.Join(dir, name), filepath.Join(*sources, name+".c")}, flags...)
 		if out, err := exec.Command("cc", args...).CombinedOutput(); err != nil {
 			return dir, fmt.Errorf("cc %s: %w: %s", name, err, out)
@@ -178,6 +185,38 @@ func run(opts ...container.Option) error {
 		return err
 	}
 	return res.Err()
+}
+
+func execIn(c *container.Container, opts ...container.JobOption) error {
+	p, err := c.Exec(context.Background(), opts...)
+	if err != nil {
+		return err
+	}
+	res, err := p.Wait(context.Background())
+	if err != nil {
+		return err
+	}
+	return res.Err()
+}
+
+// A kind is how often, and how far apart, rows are taken.
+type kind struct {
+	name  string
+	n     int
+	pause time.Duration
+}
+
+func kinds() []kind {
+	return []kind{{"back to back", *rounds, 0}, {"150 ms apart", *spaced, 150 * time.Millisecond}}
+}
+
+// ratio prints the ratio of two medians, with its goal if there is one.
+func ratio(m []time.Duration, what string, a, b int, most float64) {
+	goal := ""
+	if most > 0 {
+		goal = fmt.Sprintf(" (at most %.2g)", most)
+	}
+	fmt.Printf("  %-42s %5.2f%s\n", what, float64(m[a])/float64(m[b]), goal)
 }
 
 // launch compares the ways to run one program.
@@ -204,17 +243,6 @@ func launch() (err error) {
 	if err := warm.Start(context.Background()); err != nil {
 		return err
 	}
-	execIn := func(path string) error {
-		p, err := warm.Exec(context.Background(), container.WithCommand(path))
-		if err != nil {
-			return err
-		}
-		res, err := p.Wait(context.Background())
-		if err != nil {
-			return err
-		}
-		return res.Err()
-	}
 	rows := []row{
 		{"base, tiny static", base.once},
 		{"floor, tiny static", floor.once},
@@ -222,14 +250,10 @@ func launch() (err error) {
 		{"os/exec, /bin/true", timed(func() error { return exec.Command("/bin/true").Run() })},
 		{"Run, tiny static", timed(func() error { return run(show, container.WithCommand("/run/job/true")) })},
 		{"Run, /bin/true", timed(func() error { return run(container.WithCommand("/bin/true")) })},
-		{"Exec, tiny static", timed(func() error { return execIn("/run/job/true") })},
-		{"Exec, /bin/true", timed(func() error { return execIn("/bin/true") })},
+		{"Exec, tiny static", timed(func() error { return execIn(warm, container.WithCommand("/run/job/true")) })},
+		{"Exec, /bin/true", timed(func() error { return execIn(warm, container.WithCommand("/bin/true")) })},
 	}
-	for _, kind := range []struct {
-		name  string
-		n     int
-		pause time.Duration
-	}{{"back to back", *rounds, 0}, {"150 ms apart", *spaced, 150 * time.Millisecond}} {
+	for _, kind := range kinds() {
 		m, err := interleave(rows, kind.n, kind.pause)
 		if err != nil {
 			return err
@@ -238,13 +262,10 @@ func launch() (err error) {
 		for i, r := range rows {
 			fmt.Printf("  %-22s %8.3f ms\n", r.name, float64(m[i])/1e6)
 		}
-		ratio := func(what string, a, b int, most float64) {
-			fmt.Printf("  %-42s %5.2f (at most %.2g)\n", what, float64(m[a])/float64(m[b]), most)
-		}
-		ratio("Run to floor, tiny static", 4, 1, 1.7)
-		ratio("Run to os/exec, /bin/true", 5, 3, 4)
-		ratio("Exec to os/exec, tiny static", 6, 2, 1.8)
-		ratio("Exec to os/exec, /bin/true", 7, 3, 1.8)
+		ratio(m, "Run to floor, tiny static", 4, 1, 1.7)
+		ratio(m, "Run to os/exec, /bin/true", 5, 3, 4)
+		ratio(m, "Exec to os/exec, tiny static", 6, 2, 1.8)
+		ratio(m, "Exec to os/exec, /bin/true", 7, 3, 1.8)
 	}
 	return errors.Join(warm.Close(), base.close(), floor.close())
 }

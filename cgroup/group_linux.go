@@ -188,11 +188,13 @@ func remedy(err error) string {
 }
 
 // Close gives back the descriptors of the group and of all that were made below
-// it; the groups stay. It belongs to what Open and Nearest returned.
+// it, none of which can be used any more; the groups stay. It belongs to what Open and Nearest returned.
 func (g *Group) Close() error {
 	var errs []error
-	for _, p := range g.t.places {
+	for n := range g.t.places {
+		p := &g.t.places[n]
 		errs = append(errs, unix.Close(p.fd))
+		p.fd = -1 // never the number of somebody else's file
 	}
 	return errors.Join(errs...)
 }

@@ -5,8 +5,12 @@
 //
 //	cc -O2 -static -o floor floor.c
 //
-// Left out: the seccomp filter, cgroups, and reports while the job runs. It needs
-// root and Linux 5.12, and takes the ids from 524288 on, whoever else uses them.
+// With -g FOLDER, once for each hierarchy, init and the job are born in a control
+// group with limits of memory, processors and processes, which is made for them and
+// deleted. (A container has init elsewhere; for a floor one group is enough.)
+//
+// Left out: the seccomp filter, and reports while the job runs. It needs root and
+// Linux 5.12, and takes the ids from 524288 on, whoever else uses them.
 //
 // A PROGRAM outside /usr is found at /run/job: the folder that holds it is bound
 // there, read-only. That folder must be open to everybody (mode o+x), because the
@@ -18,6 +22,8 @@
 // CLONE_VFORK is impossible, since init waits until the parent has written the
 // maps; a plain vfork is what the job gets.
 #include "rounds.h"
+
+#include "groups.h"
 
 #include <linux/capability.h>
 #include <linux/futex.h>
@@ -277,6 +283,8 @@ static void become(char **argv) {
 }
 
 static int init(void *argv) {
+	if (group_enter())
+		_exit(127);
 	// Until the ids are mapped init has all capabilities but no id, so this much can
 	// be done while the parent writes the maps.
 	ok("pdeathsig", prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0));
@@ -371,13 +379,13 @@ static int write_map(pid_t pid, const char *file) {
 }
 
 static int run(char **argv) {
-	if (open_trees())
+	if (open_trees() || group_make())
 		return -1;
 	int pidfd = -1;
 	// No CLONE_CLEAR_SIGHAND: settle has left nothing to clear.
 	const int flags = CLONE_VM | CLONE_PIDFD | CLONE_NEWPID | CLONE_NEWNS | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWNET | CLONE_NEWUSER;
 	__atomic_store_n(&mapped, 0, __ATOMIC_RELAXED);
-	pid_t pid = clone(init, stack + sizeof stack, flags | SIGCHLD, argv, &pidfd);
+	pid_t pid = group_clone(flags, &pidfd, stack, sizeof stack, init, argv);
 	if (pid < 0)
 		return failed("clone");
 	int bad = write_map(pid, "uid_map") || write_map(pid, "gid_map");
@@ -397,7 +405,9 @@ static int run(char **argv) {
 
 static int launch(char **argv) {
 	int result = run(argv);
-	syscall(SYS_close_range, TREE_USR, ~0U, 0);
+	if (place_count && group_delete())
+		result = -1;
+	syscall(SYS_close_range, TREE_USR, 99, 0);
 	return result;
 }
 
@@ -464,10 +474,20 @@ static void look_around(const char *program) {
 
 int main(int argc, char **argv) {
 	if (argc < 2) {
-		fprintf(stderr, "usage: floor PROGRAM [ARGS...]\n");
+		fprintf(stderr, "usage: floor [-g FOLDER]... PROGRAM [ARGS...]\n");
 		return 2;
 	}
 	settle();
+	for (; argc > 3 && !strcmp(argv[1], "-g"); argc -= 2, argv += 2)
+		groups_add(argv[2]);
+	// The mounts' descriptors have fixed numbers, from the first on.
+	for (int n = 0; n < place_count; n++) {
+		int high = fcntl(places[n].base, F_DUPFD_CLOEXEC, 100);
+		if (high < 0)
+			die("dup");
+		close(places[n].base);
+		places[n].base = high;
+	}
 	look_around(argv[1]);
 	return serve(launch, argv + 1);
 }

@@ -1,0 +1,53 @@
+// A job whose figures are known beforehand, for the accuracy of what is reported.
+//
+//	cc -O2 -static -o job job.c
+//
+//	job nothing
+//	job wait         until stdin ends
+//	job sleep        until it is killed
+//	job burn MS      of its own processor time; prints the nanoseconds that it had
+//	job touch MIB    of anonymous memory
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <time.h>
+#include <unistd.h>
+
+static long long used(void) {
+	struct timespec t;
+	clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
+	return t.tv_sec * 1000000000LL + t.tv_nsec;
+}
+
+int main(int argc, char **argv) {
+	const char *what = argc > 1 ? argv[1] : "";
+	long n = argc > 2 ? atol(argv[2]) : 0;
+	if (!strcmp(what, "nothing"))
+		return 0;
+	if (!strcmp(what, "wait")) {
+		char b;
+		return read(0, &b, 1) != 0;
+	}
+	if (!strcmp(what, "sleep"))
+		for (;;)
+			pause();
+	if (!strcmp(what, "burn")) {
+		char text[32];
+		long long t;
+		while ((t = used()) < n * 1000000)
+			;
+		int len = snprintf(text, sizeof text, "%lld\n", t);
+		return write(1, text, len) != len;
+	}
+	if (!strcmp(what, "touch")) {
+		size_t size = (size_t)n << 20;
+		char *p = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+		if (p == MAP_FAILED)
+			return 1;
+		for (size_t i = 0; i < size; i += 4096)
+			((volatile char *)p)[i] = 1;
+		return 0;
+	}
+	return 2;
+}
