@@ -405,11 +405,14 @@ func (g *Group) make(places uint64) error {
 			continue
 		}
 		p := &g.t.places[n]
-		err := p.mkdir(g.rel)
-		if errors.Is(err, unix.ENOENT) && g.parent != nil && g.parent.rel != "." {
-			if err = g.parent.makeIn(n); err == nil {
-				err = p.mkdir(g.rel)
-			}
+		var err error
+		if g.parent != nil && g.parent.rel != "." {
+			// Asked even where the folder is there already: another goroutine may just
+			// have made it, without processors and nodes yet.
+			err = g.parent.makeIn(n)
+		}
+		if err == nil {
+			err = p.mkdir(g.rel)
 		}
 		if err != nil {
 			return &Error{Op: "mkdir", Path: filepath.Join(p.path, g.rel), Err: err, Remedy: mkdirRemedy(err)}

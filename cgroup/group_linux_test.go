@@ -7,11 +7,14 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
@@ -220,4 +223,33 @@ func TestUpdateLowersMemoryOrFails(t *testing.T) {
 	half := int64(128 << 20)
 	require.NoError(t, g.Update(bounded(t), cgroup.Limits{Memory: &half}))
 	require.NoError(t, g.Update(bounded(t), cgroup.Limits{Memory: &memory}))
+}
+
+// Groups made at once below one that has no folder in that hierarchy yet: each can
+// be entered, which on v1 a set of processors without any refuses.
+func TestGroupsAtOnceBelowAFreshOne(t *testing.T) {
+	top := nearest(t)
+	if !top.Has("cpuset") {
+		t.Skip("needs the cgroup controller cpuset")
+	}
+	for i := range 30 {
+		t.Run(strconv.Itoa(i), func(t *testing.T) {
+			base := group(t, cgroup.Limits{})
+			cpus := "0"
+			made := make([]*cgroup.Group, 4)
+			var all sync.WaitGroup
+			for n := range made {
+				all.Go(func() {
+					g, err := base.Create(strconv.Itoa(n), cgroup.Limits{CPUSet: &cpus})
+					assert.NoError(t, err)
+					made[n] = g
+				})
+			}
+			all.Wait()
+			for _, g := range made {
+				require.NotNil(t, g)
+				require.NoError(t, run(t, g, "exit 0").Wait())
+			}
+		})
+	}
 }

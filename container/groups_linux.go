@@ -66,6 +66,8 @@ type groups struct {
 	entry  *cgroup.Entry         // of shared, open as long as the container
 	seen   atomic.Int64          // how many were killed in shared for want of memory, when last looked at
 	oom    int                   // watched for want of memory, on v1; -1: it is not
+	// leaving are jobs that ended, whose own groups are being removed.
+	leaving sync.WaitGroup
 }
 
 // openHome finds or makes the place for groups. The error says why there is none.
@@ -517,6 +519,7 @@ func (r *running) removeGroups() error {
 	if g == nil {
 		return nil
 	}
+	g.leaving.Wait()
 	r.unwatchOOM(&g.oom)
 	g.mu.Lock()
 	if g.entry != nil {

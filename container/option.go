@@ -23,32 +23,42 @@ type JobOption interface {
 
 type containerOption struct {
 	name  string
-	shown string
+	shown any
 	apply func(*Spec)
 }
 
 func (o containerOption) applyContainer(s *Spec) { o.apply(s) }
 func (o containerOption) names() []string        { return []string{o.name} }
-func (o containerOption) String() string         { return o.name + "(" + o.shown + ")" }
+func (o containerOption) String() string         { return o.name + "(" + fmt.Sprint(o.shown) + ")" }
 
 type jobOption struct {
 	name  string
-	shown string
+	shown any
 	apply func(*Job)
 }
 
 func (o jobOption) applyContainer(s *Spec) { o.apply(&s.Job) }
 func (o jobOption) applyJob(j *Job)        { o.apply(j) }
 func (o jobOption) names() []string        { return []string{o.name} }
-func (o jobOption) String() string         { return o.name + "(" + o.shown + ")" }
+func (o jobOption) String() string         { return o.name + "(" + fmt.Sprint(o.shown) + ")" }
 
 func newOption(name string, shown any, apply func(*Spec)) Option {
-	return containerOption{name, fmt.Sprint(shown), apply}
+	return containerOption{name, shown, apply}
 }
 
 func newJobOption(name string, shown any, apply func(*Job)) JobOption {
-	return jobOption{name, fmt.Sprint(shown), apply}
+	return jobOption{name, shown, apply}
 }
+
+// formatted is what an option shows, put into words only where somebody asks.
+func formatted(format string, args ...any) fmt.Stringer { return words{format, args} }
+
+type words struct {
+	format string
+	args   []any
+}
+
+func (w words) String() string { return fmt.Sprintf(w.format, w.args...) }
 
 type bundle[T Option] []T
 

@@ -12,13 +12,13 @@ import (
 
 // WithRoot sets the container's root; without it, it is [rootfs.Host].
 func WithRoot(root rootfs.Root) Option {
-	return newOption("WithRoot", fmt.Sprintf("%+v", root), func(s *Spec) { s.Root = &root })
+	return newOption("WithRoot", formatted("%+v", root), func(s *Spec) { s.Root = &root })
 }
 
 // WithMounts adds mounts, made in their order: [rootfs.Bind], [rootfs.Tmpfs].
 func WithMounts(mounts ...rootfs.Mount) Option {
 	mounts = slices.Clone(mounts)
-	return newOption("WithMounts", fmt.Sprintf("%+v", mounts), func(s *Spec) { s.Mounts = append(slices.Clip(s.Mounts), mounts...) })
+	return newOption("WithMounts", formatted("%+v", mounts), func(s *Spec) { s.Mounts = append(slices.Clip(s.Mounts), mounts...) })
 }
 
 // WithFile writes a file before the job starts, at an absolute path inside: in a
@@ -27,7 +27,7 @@ func WithMounts(mounts ...rootfs.Mount) Option {
 // root, has the given mode, and must be new. At most 16 MiB.
 func WithFile(name string, data []byte, mode fs.FileMode) Option {
 	data = slices.Clone(data)
-	return newOption("WithFile", fmt.Sprintf("%q, %d bytes, %v", name, len(data), mode), func(s *Spec) {
+	return newOption("WithFile", formatted("%q, %d bytes, %v", name, len(data), mode), func(s *Spec) {
 		s.Files = append(slices.Clip(s.Files), rootfs.File{Path: name, Data: data, Mode: uint32(mode)})
 	})
 }
@@ -37,7 +37,7 @@ func WithFile(name string, data []byte, mode fs.FileMode) Option {
 // read by New, which reports what cannot be read, and what is neither a file nor
 // a folder.
 func WithFiles(dst string, files fs.FS) Option {
-	return newOption("WithFiles", fmt.Sprintf("%q, %T", dst, files), func(s *Spec) {
+	return newOption("WithFiles", formatted("%q, %T", dst, files), func(s *Spec) {
 		fault := func(err error) {
 			s.faults = append(s.faults, &OptionError{Option: "WithFiles", Value: fmt.Sprintf("%q", dst), Reason: err.Error()})
 		}
@@ -80,7 +80,7 @@ func WithFiles(dst string, files fs.FS) Option {
 // folder of this user's own, made with mode 0700. Without it, it is /run/inlay
 // for root, else $XDG_RUNTIME_DIR/inlay, else inlay-UID in the temporary folder.
 func WithStateDir(dir string) Option {
-	return newOption("WithStateDir", fmt.Sprintf("%q", dir), func(s *Spec) {
+	return newOption("WithStateDir", formatted("%q", dir), func(s *Spec) {
 		s.StateDir = dir
 		if dir == "" {
 			s.faults = append(s.faults, &OptionError{Option: "WithStateDir", Value: `""`, Reason: "empty path"})
@@ -91,7 +91,7 @@ func WithStateDir(dir string) Option {
 // WithID names the container: 1 to 64 letters, digits, '-', '_' and '.', the
 // first a letter or digit. Without it, it is random.
 func WithID(id string) Option {
-	return newOption("WithID", fmt.Sprintf("%q", id), func(s *Spec) {
+	return newOption("WithID", formatted("%q", id), func(s *Spec) {
 		s.ID = id
 		if id == "" {
 			s.faults = append(s.faults, &OptionError{Option: "WithID", Value: `""`, Reason: "empty"})
@@ -102,7 +102,7 @@ func WithID(id string) Option {
 // WithLabel attaches a value to the container, for the host program's own use.
 // Neither may hold a newline or a NUL byte.
 func WithLabel(key, value string) Option {
-	return newOption("WithLabel", fmt.Sprintf("%q, %q", key, value), func(s *Spec) {
+	return newOption("WithLabel", formatted("%q, %q", key, value), func(s *Spec) {
 		m := map[string]string{key: value}
 		for k, v := range s.Labels {
 			if k != key {

@@ -39,7 +39,7 @@ func WithEnv(vars ...string) JobOption {
 // WithDir sets the working folder, an absolute path inside the container. It is
 // resolved inside the root and must be there. Without it, it is /.
 func WithDir(dir string) JobOption {
-	return newJobOption("WithDir", fmt.Sprintf("%q", dir), func(j *Job) {
+	return newJobOption("WithDir", formatted("%q", dir), func(j *Job) {
 		j.Dir = dir
 		if dir == "" {
 			j.faults = append(j.faults, &OptionError{Option: "WithDir", Value: `""`, Reason: "empty path"})
@@ -53,7 +53,7 @@ func WithDir(dir string) JobOption {
 // Start; with automatic maps 0 to 65534 are there, or 0 alone for an
 // unprivileged host user without a range in /etc/subuid.
 func WithUser(uid, gid uint32) JobOption {
-	return newJobOption("WithUser", fmt.Sprintf("%d, %d", uid, gid), func(j *Job) { j.UID, j.GID = &uid, &gid })
+	return newJobOption("WithUser", formatted("%d, %d", uid, gid), func(j *Job) { j.UID, j.GID = &uid, &gid })
 }
 
 // WithGroups sets the supplementary groups; without it there are none.
@@ -64,7 +64,7 @@ func WithGroups(gids ...uint32) JobOption {
 
 // WithUmask sets the file mode creation mask, 0 to 0777; without it, 022.
 func WithUmask(mask uint32) JobOption {
-	return newJobOption("WithUmask", fmt.Sprintf("%#o", mask), func(j *Job) { j.Umask = &mask })
+	return newJobOption("WithUmask", formatted("%#o", mask), func(j *Job) { j.Umask = &mask })
 }
 
 // WithStdin gives the job its standard input. An *os.File goes to the job
@@ -78,7 +78,7 @@ func WithUmask(mask uint32) JobOption {
 // let everybody), and where it could too well: where it has the host user's own id
 // alone (see Probe: id range), for writing what it was given to read.
 func WithStdin(r io.Reader) JobOption {
-	return newJobOption("WithStdin", fmt.Sprintf("%T", r), func(j *Job) { j.Stdin = r })
+	return newJobOption("WithStdin", formatted("%T", r), func(j *Job) { j.Stdin = r })
 }
 
 // WithStdout takes the job's standard output. An *os.File goes to the job itself;
@@ -87,12 +87,12 @@ func WithStdin(r io.Reader) JobOption {
 // writer for stdout and stderr gets both through one pipe, in their order; it
 // must be comparable with ==.
 func WithStdout(w io.Writer) JobOption {
-	return newJobOption("WithStdout", fmt.Sprintf("%T", w), func(j *Job) { j.Stdout = w })
+	return newJobOption("WithStdout", formatted("%T", w), func(j *Job) { j.Stdout = w })
 }
 
 // WithStderr takes the job's standard error, as [WithStdout] does its output.
 func WithStderr(w io.Writer) JobOption {
-	return newJobOption("WithStderr", fmt.Sprintf("%T", w), func(j *Job) { j.Stderr = w })
+	return newJobOption("WithStderr", formatted("%T", w), func(j *Job) { j.Stderr = w })
 }
 
 // WithExtraFiles gives the job further open files: the first is its descriptor
@@ -102,7 +102,7 @@ func WithStderr(w io.Writer) JobOption {
 // folder the job reaches what lies in it and above it, by openat(2) with "..".
 func WithExtraFiles(files ...*os.File) JobOption {
 	files = slices.Clone(files)
-	return newJobOption("WithExtraFiles", fmt.Sprintf("%d files", len(files)), func(j *Job) {
+	return newJobOption("WithExtraFiles", formatted("%d files", len(files)), func(j *Job) {
 		j.ExtraFiles = append(slices.Clip(j.ExtraFiles), files...)
 	})
 }
@@ -116,7 +116,7 @@ func WithExtraFiles(files ...*os.File) JobOption {
 // New reports names that do not exist and a soft limit above the hard one; Start
 // a hard limit above the host program's own.
 func WithRlimit(name string, soft, hard uint64) JobOption {
-	return newJobOption("WithRlimit", fmt.Sprintf("%q, %d, %d", name, soft, hard), func(j *Job) {
+	return newJobOption("WithRlimit", formatted("%q, %d, %d", name, soft, hard), func(j *Job) {
 		canonical, err := security.ParseRlimitName(name)
 		if err != nil {
 			j.faults = append(j.faults, &OptionError{Option: "WithRlimit", Value: fmt.Sprintf("%q", name), Reason: err.Error()})

@@ -97,7 +97,7 @@ func WithCPUWeight(n uint64) JobOption {
 
 // WithCPUSet names the processors that may be used, as cpuset(7) does: "0-2,7".
 func WithCPUSet(cpus string) JobOption {
-	return newJobOption("WithCPUSet", fmt.Sprintf("%q", cpus), func(j *Job) { j.Limits.CPUSet = &cpus })
+	return newJobOption("WithCPUSet", formatted("%q", cpus), func(j *Job) { j.Limits.CPUSet = &cpus })
 }
 
 // WithPidsLimit caps the number of processes and threads at n, at least 1; 1,024
@@ -112,7 +112,7 @@ func WithPidsLimit(n int64) JobOption {
 // through the page cache count when they reach the disk, where the file system
 // takes part (ext4, btrfs, xfs); on v1 only direct ones do.
 func WithIOLimit(limit cgroup.IOLimit) JobOption {
-	return newJobOption("WithIOLimit", fmt.Sprintf("%+v", limit), func(j *Job) {
+	return newJobOption("WithIOLimit", formatted("%+v", limit), func(j *Job) {
 		j.Limits.IO = append(slices.Clip(j.Limits.IO), limit)
 	})
 }
@@ -140,7 +140,7 @@ func WithDeviceRules(rules ...string) JobOption {
 // before: also those that have no option of their own, like hugetlb, burst, and by
 // name any file of cgroup v2.
 func WithResources(limits cgroup.Limits) JobOption {
-	return newJobOption("WithResources", fmt.Sprintf("%+v", limits), func(j *Job) { j.Limits = limits })
+	return newJobOption("WithResources", formatted("%+v", limits), func(j *Job) { j.Limits = limits })
 }
 
 // WithCgroupParent names the group below which the container's are made, by its
@@ -148,7 +148,7 @@ func WithResources(limits cgroup.Limits) JobOption {
 // below this program's own group on v1, and on v2 in the nearest group above that
 // this program may write to and that has no processes (see cgroup.Nearest).
 func WithCgroupParent(path string) Option {
-	return newOption("WithCgroupParent", fmt.Sprintf("%q", path), func(s *Spec) { s.CgroupParent = &path })
+	return newOption("WithCgroupParent", formatted("%q", path), func(s *Spec) { s.CgroupParent = &path })
 }
 
 // WithStopSignal sets the signal by which [Container.Stop] asks the main job to

@@ -41,7 +41,7 @@ func WithHostNamespace(kind namespace.Kind) Option {
 // WithJoinNamespace puts the container into a namespace that exists, named by a
 // path such as /proc/PID/ns/net. Not in this version: Start refuses it.
 func WithJoinNamespace(kind namespace.Kind, path string) Option {
-	return newOption("WithJoinNamespace", fmt.Sprintf("%s, %q", kind, path), func(s *Spec) {
+	return newOption("WithJoinNamespace", formatted("%s, %q", kind, path), func(s *Spec) {
 		s.Join = append(slices.Clip(s.Join), Join{Kind: kind, Path: path})
 	})
 }
@@ -75,7 +75,7 @@ func WithNamespaceOf(c *Container, kinds ...namespace.Kind) Option {
 // WithTimeOffsets shifts CLOCK_MONOTONIC and CLOCK_BOOTTIME in a new time
 // namespace, time_namespaces(7). Not in this version: Start refuses it.
 func WithTimeOffsets(monotonic, boottime time.Duration) Option {
-	return newOption("WithTimeOffsets", fmt.Sprintf("%v, %v", monotonic, boottime), func(s *Spec) {
+	return newOption("WithTimeOffsets", formatted("%v, %v", monotonic, boottime), func(s *Spec) {
 		s.TimeOffsets = &TimeOffsets{monotonic, boottime}
 	})
 }
@@ -84,7 +84,7 @@ func WithTimeOffsets(monotonic, boottime time.Duration) Option {
 // by its name with dots ("net.ipv4.ip_forward"). Not in this version: Start
 // refuses it.
 func WithSysctl(name, value string) Option {
-	return newOption("WithSysctl", fmt.Sprintf("%q, %q", name, value), func(s *Spec) {
+	return newOption("WithSysctl", formatted("%q, %q", name, value), func(s *Spec) {
 		m := map[string]string{name: value}
 		for k, v := range s.Sysctls {
 			if k != name {
@@ -104,7 +104,7 @@ func WithSysctl(name, value string) Option {
 // user, 1 the first of /etc/subuid. New reports ranges that overlap.
 func WithIDMaps(uids, gids []namespace.IDMap) Option {
 	uids, gids = slices.Clone(uids), slices.Clone(gids)
-	return newOption("WithIDMaps", fmt.Sprintf("%v, %v", uids, gids), func(s *Spec) {
+	return newOption("WithIDMaps", formatted("%v, %v", uids, gids), func(s *Spec) {
 		s.UIDMaps, s.GIDMaps = append([]namespace.IDMap{}, uids...), append([]namespace.IDMap{}, gids...)
 	})
 }
@@ -113,5 +113,5 @@ func WithIDMaps(uids, gids []namespace.IDMap) Option {
 // digits, '-', '.' and '_'. Without it, it is the container's ID. New refuses it
 // together with the host's UTS namespace.
 func WithHostname(name string) Option {
-	return newOption("WithHostname", fmt.Sprintf("%q", name), func(s *Spec) { s.Hostname = &name })
+	return newOption("WithHostname", formatted("%q", name), func(s *Spec) { s.Hostname = &name })
 }

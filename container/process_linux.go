@@ -518,7 +518,15 @@ func (p *Process) part() {
 	p.mu.Unlock()
 	if last {
 		p.r.c.events.add(Event{Kind: EventExited, PID: p.PID(), Result: p.res})
-		_ = p.leaveGroup() // what is left of it goes with the container
+		if own := p.group != nil && !p.isMain && !p.shared; own {
+			// After Wait was told: only the container's end waits for it.
+			p.r.groups.leaving.Add(1)
+			defer p.r.groups.leaving.Done()
+			close(p.done)
+			_ = p.leaveGroup() // what is left of it goes with the container
+			return
+		}
+		_ = p.leaveGroup() // it has none to remove
 		close(p.done)
 		if p.isMain {
 			p.r.c.finish(nil)
