@@ -51,7 +51,7 @@ func (g *Group) Enter() (*Entry, error) {
 		}
 		fd, openErr := -1, fault.At("open", file)
 		if openErr == nil {
-			fd, openErr = unix.Openat(p.fd, file, flags|unix.O_CLOEXEC, 0)
+			fd, openErr = p.openat(file, flags)
 		}
 		switch {
 		case openErr != nil:
@@ -96,9 +96,9 @@ func (g *Group) Let(uid int) error {
 	switch {
 	case err != nil:
 	case uid < 0:
-		err = unix.Fchmodat(p.fd, file, 0o666, 0)
+		err = p.at(func(dir int) error { return unix.Fchmodat(dir, file, 0o666, 0) })
 	default:
-		err = unix.Fchownat(p.fd, file, uid, -1, 0)
+		err = p.at(func(dir int) error { return unix.Fchownat(dir, file, uid, -1, 0) })
 	}
 	if err != nil {
 		return &Error{Op: "chmod", Path: filepath.Join(p.path, file), Err: err}
@@ -379,7 +379,7 @@ func (g *Group) OOM() (int, error) {
 		return -1, &Error{Op: "eventfd", Path: filepath.Join(p.path, g.rel), Err: err}
 	}
 	file := path.Join(g.rel, "memory.oom_control")
-	fd, err := unix.Openat(p.fd, file, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	fd, err := p.openat(file, unix.O_RDONLY)
 	if err == nil {
 		err = p.write(path.Join(g.rel, "cgroup.event_control"), fmt.Sprintf("%d %d", event, fd))
 		_ = unix.Close(fd) // the registration is the eventfd's

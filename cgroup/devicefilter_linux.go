@@ -129,7 +129,7 @@ func (p *place) filterDevices(rel string, rules []string) error {
 		return errno
 	}
 	defer func() { _ = unix.Close(int(fd)) }() // the group holds it
-	dir, err := unix.Openat(p.fd, rel, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	dir, err := p.openat(rel, unix.O_RDONLY|unix.O_DIRECTORY)
 	if err != nil {
 		return err
 	}

@@ -23,7 +23,7 @@ import (
 // place is where groups are made in one hierarchy.
 type place struct {
 	hierarchy
-	fd   int    // O_PATH: the top group
+	*folder
 	path string // its full path
 }
 
@@ -159,7 +159,7 @@ func openTop(hs []hierarchy, at func(hierarchy) string) (*Group, error) {
 				h.controllers = strings.Fields(string(text))
 			}
 		}
-		t.places = append(t.places, place{h, fd, dir})
+		t.places = append(t.places, place{h, newFolder(fd), dir})
 		top.in |= 1 << (len(t.places) - 1)
 	}
 	if len(t.places) == 0 {
@@ -192,9 +192,7 @@ func remedy(err error) string {
 func (g *Group) Close() error {
 	var errs []error
 	for n := range g.t.places {
-		p := &g.t.places[n]
-		errs = append(errs, unix.Close(p.fd))
-		p.fd = -1 // never the number of somebody else's file
+		errs = append(errs, g.t.places[n].close())
 	}
 	return errors.Join(errs...)
 }
@@ -431,7 +429,7 @@ func (p *place) mkdir(rel string) error {
 	if err := fault.At("mkdir", rel); err != nil {
 		return err
 	}
-	return unix.Mkdirat(p.fd, rel, 0o755)
+	return p.at(func(dir int) error { return unix.Mkdirat(dir, rel, 0o755) })
 }
 
 // makeIn makes the group's folder in one more place.
@@ -584,10 +582,7 @@ func (p *place) write(rel, value string) error {
 	if err := fault.At("write", rel); err != nil {
 		return err
 	}
-	fd, err := unix.Openat(p.fd, rel, unix.O_WRONLY|unix.O_CLOEXEC, 0)
-	for errors.Is(err, unix.EINTR) {
-		fd, err = unix.Openat(p.fd, rel, unix.O_WRONLY|unix.O_CLOEXEC, 0)
-	}
+	fd, err := p.openat(rel, unix.O_WRONLY)
 	if err != nil {
 		return err
 	}
@@ -602,10 +597,7 @@ func (p *place) write(rel, value string) error {
 // read reads a file of a group into buf. The kernel gives a file that one function
 // prints, as all but the lists of processes are, whole in one read.
 func (p *place) read(rel string, buf []byte) (int, error) {
-	fd, err := unix.Openat(p.fd, rel, unix.O_RDONLY|unix.O_CLOEXEC, 0)
-	for errors.Is(err, unix.EINTR) {
-		fd, err = unix.Openat(p.fd, rel, unix.O_RDONLY|unix.O_CLOEXEC, 0)
-	}
+	fd, err := p.openat(rel, unix.O_RDONLY)
 	if err != nil {
 		return 0, err
 	}
@@ -787,7 +779,7 @@ func (g *Group) remove() error {
 
 // remove removes a folder and those below it.
 func (p *place) remove(rel string) error {
-	err := unix.Unlinkat(p.fd, rel, unix.AT_REMOVEDIR)
+	err := p.rmdir(rel)
 	if err == nil || errors.Is(err, unix.ENOENT) {
 		return nil
 	}
@@ -799,7 +791,7 @@ func (p *place) remove(rel string) error {
 			}
 		}
 		if readErr == nil && len(below) > 0 {
-			err = unix.Unlinkat(p.fd, rel, unix.AT_REMOVEDIR)
+			err = p.rmdir(rel)
 		}
 	}
 	if err == nil || errors.Is(err, unix.ENOENT) {
@@ -811,7 +803,7 @@ func (p *place) remove(rel string) error {
 // below lists the groups below a group. os.ReadDir takes three times as long, and
 // most of the entries are files.
 func (p *place) below(rel string) ([]string, error) {
-	fd, err := unix.Openat(p.fd, rel, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	fd, err := p.openat(rel, unix.O_RDONLY|unix.O_DIRECTORY)
 	if err != nil {
 		return nil, err
 	}

@@ -32,7 +32,7 @@ func RemoveLeftover(ctx context.Context, folder, prefix string) error {
 	if err != nil {
 		return &Error{Op: "open", Path: path.Dir(folder), Err: err}
 	}
-	t := &tree{unified: -1, places: []place{{fd: fd, path: path.Dir(folder)}}}
+	t := &tree{unified: -1, places: []place{{folder: newFolder(fd), path: path.Dir(folder)}}}
 	if fs.Type == unix.CGROUP2_SUPER_MAGIC {
 		t.unified, t.places[0].unified = 0, true
 	}

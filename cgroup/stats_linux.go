@@ -15,7 +15,7 @@ func (g *Group) Stats() (*Stats, error) {
 	if n < 0 {
 		return nil, &Error{Op: "read", Path: g.rel, Err: unix.ENOENT}
 	}
-	if err := unix.Faccessat(g.t.places[n].fd, g.rel, unix.F_OK, 0); err != nil {
+	if err := g.t.places[n].at(func(dir int) error { return unix.Faccessat(dir, g.rel, unix.F_OK, 0) }); err != nil {
 		return nil, &Error{Op: "read", Path: g.t.places[n].path + "/" + g.rel, Err: err}
 	}
 	s := &Stats{Time: time.Now()}
@@ -227,9 +227,7 @@ func (r *reader) v1Kills(p *place, rel string) (kills, hits int64) {
 	if n, err := p.read(path.Join(rel, "memory.oom_control"), r.buf[:]); err == nil {
 		kills = field(r.buf[:n], "oom_kill") // Linux 4.13
 	}
-	// A folder's links are its own two and one for each folder in it.
-	var st unix.Stat_t
-	if unix.Fstatat(p.fd, rel, &st, 0) != nil || st.Nlink <= 2 {
+	if p.leaf(rel) {
 		return kills, hits
 	}
 	if below, err := p.below(rel); err == nil {
@@ -262,8 +260,7 @@ func (r *reader) forksRefused(p *place, rel string) int64 {
 	if n, err := p.read(rel+"/pids.events", r.buf[:]); err == nil {
 		hits = field(r.buf[:n], "max")
 	}
-	var st unix.Stat_t
-	if hits != 0 || unix.Fstatat(p.fd, rel, &st, 0) != nil || st.Nlink <= 2 {
+	if hits != 0 || p.leaf(rel) {
 		return hits
 	}
 	below, err := p.below(rel)

@@ -103,7 +103,7 @@ func (r *running) openHome(ctx context.Context, parent string) (*home, error) {
 func (r *running) makeHome(ctx context.Context, parent string) (_ *home, err error) {
 	h := &home{users: 1, state: r.state}
 	if parent == "" {
-		h.top, err = cgroup.Nearest()
+		h.top, err = r.ownTop(ctx)
 	} else {
 		h.top, err = cgroup.Open(parent)
 	}
@@ -153,6 +153,24 @@ func (r *running) makeHome(ctx context.Context, parent string) (_ *home, err err
 	defer e.Close()
 	h.born, err = r.launcher.HoldGroups(ctx, e.Dir, folders, h.orphaned)
 	return h, err
+}
+
+// ownTop is the group below which groups are made where no other was named. The
+// launcher goes into systemd's scope, since who clones a process into a group must
+// be allowed to write to a group that is above both.
+func (r *running) ownTop(ctx context.Context) (*cgroup.Group, error) {
+	top, scopeErr := cgroup.Scope(ctx, groupPrefix+strconv.Itoa(os.Getpid()), r.launcher.PID())
+	if scopeErr == nil {
+		return top, nil
+	}
+	if ctx.Err() != nil {
+		return nil, scopeErr
+	}
+	top, err := cgroup.Nearest()
+	if err != nil && !errors.Is(scopeErr, cgroup.ErrNoManager) {
+		err = errors.Join(scopeErr, err) // the way to a group that needs the least comes first
+	}
+	return top, err
 }
 
 // groupLine begins the lines of an owner file that name groups.
@@ -230,13 +248,21 @@ func (r *running) openGroups(ctx context.Context) error {
 	return nil
 }
 
+// foreseeTop opens the group that tells what limits ownTop's can keep.
+func foreseeTop(ctx context.Context) (*cgroup.Group, error) {
+	if top, err := cgroup.ScopeParent(ctx); err == nil {
+		return top, nil
+	}
+	return cgroup.Nearest()
+}
+
 // refuseLimits tells which limits this host cannot keep, and makes nothing.
 func (r *running) refuseLimits() error {
 	s := &r.c.spec
 	var top *cgroup.Group
 	var err error
 	if s.CgroupParent == nil {
-		top, err = cgroup.Nearest()
+		top, err = foreseeTop(context.Background())
 	} else {
 		top, err = cgroup.Open(*s.CgroupParent)
 	}

@@ -541,7 +541,7 @@ const noGroups = "docker run --cgroupns=private --security-opt writable-cgroups=
 
 // lookGroups finds where groups can be made, and which limits they can keep.
 func (d *description) lookGroups() {
-	top, err := cgroup.Nearest()
+	top, err := foreseeTop(context.Background())
 	if err != nil {
 		d.groupsErr = err
 		return

@@ -845,11 +845,15 @@ func (c *Container) Exec(ctx context.Context, opts ...JobOption) (*Process, erro
 		return nil, errors.Join(err, p.leaveGroup())
 	}
 	if err := p.launch(ctx, r.init, req); err != nil {
-		err = errors.Join(err, p.leaveGroup())
 		if errors.Is(err, unix.ESRCH) {
-			return nil, ErrEnded
+			err = ErrEnded
+		} else {
+			err = p.startError(ctx, r, err) // reads the group's figures
 		}
-		return nil, p.startError(ctx, r, err)
+		if leaveErr := p.leaveGroup(); leaveErr != nil {
+			err = errors.Join(err, leaveErr)
+		}
+		return nil, err
 	}
 	return p, nil
 }
