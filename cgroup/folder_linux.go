@@ -42,6 +42,11 @@ func (f *folder) rmdir(rel string) error {
 	return f.at(func(dir int) error { return unix.Unlinkat(dir, rel, unix.AT_REMOVEDIR) })
 }
 
+// has tells whether it is there.
+func (f *folder) has(rel string) bool {
+	return f.at(func(dir int) error { return unix.Faccessat(dir, rel, unix.F_OK, 0) }) == nil
+}
+
 // leaf tells whether no group is below one: a folder's links are its own two and
 // one for each folder in it.
 func (f *folder) leaf(rel string) bool {

@@ -11,6 +11,7 @@ import (
 	"path"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -24,7 +25,8 @@ import (
 type place struct {
 	hierarchy
 	*folder
-	path string // its full path
+	path   string // its full path
+	masked bool   // the umask takes away what the owner of a group needs
 }
 
 // tree is what a group and all groups made below it have in common.
@@ -123,6 +125,7 @@ func holds(dir string) error {
 func openTop(hs []hierarchy, at func(hierarchy) string) (*Group, error) {
 	t := &tree{unified: -1, lacks: map[string]string{}}
 	top := &Group{t: t, rel: "."}
+	masked := umask()&0o700 != 0
 	var firstErr error
 	for _, h := range hs {
 		dir := filepath.Join(h.mount, at(h))
@@ -159,7 +162,7 @@ func openTop(hs []hierarchy, at func(hierarchy) string) (*Group, error) {
 				h.controllers = strings.Fields(string(text))
 			}
 		}
-		t.places = append(t.places, place{h, newFolder(fd), dir})
+		t.places = append(t.places, place{h, newFolder(fd), dir, masked})
 		top.in |= 1 << (len(t.places) - 1)
 	}
 	if len(t.places) == 0 {
@@ -172,6 +175,21 @@ func openTop(hs []hierarchy, at func(hierarchy) string) (*Group, error) {
 		return nil, firstErr
 	}
 	return top, nil
+}
+
+// umask is this process's: umask(2) can only change it.
+func umask() int {
+	text, err := os.ReadFile("/proc/self/status")
+	if err != nil {
+		return 0
+	}
+	_, after, _ := strings.Cut(string(text), "\nUmask:")
+	line, _, _ := strings.Cut(after, "\n")
+	mask, err := strconv.ParseInt(strings.TrimSpace(line), 8, 32)
+	if err != nil {
+		return 0 // before Linux 4.7
+	}
+	return int(mask)
 }
 
 const delegateRemedy = "give this user a group of its own: systemd-run --user --scope -p Delegate=yes PROGRAM, Delegate=yes in the service's unit, " +
@@ -429,7 +447,11 @@ func (p *place) mkdir(rel string) error {
 	if err := fault.At("mkdir", rel); err != nil {
 		return err
 	}
-	return p.at(func(dir int) error { return unix.Mkdirat(dir, rel, 0o755) })
+	err := p.at(func(dir int) error { return unix.Mkdirat(dir, rel, 0o755) })
+	if err == nil && p.masked {
+		err = p.at(func(dir int) error { return unix.Fchmodat(dir, rel, 0o755, 0) })
+	}
+	return err
 }
 
 // makeIn makes the group's folder in one more place.
@@ -552,6 +574,8 @@ func (g *Group) write(settings []setting) error {
 		}
 		switch {
 		case err == nil, s.weak && missingFile(err):
+		case missingFile(err) && !p.has(g.rel):
+			return &Error{Op: "write", Path: filepath.Join(p.path, g.rel), Err: err, Remedy: "somebody removed the group"}
 		case missingFile(err):
 			errs = append(errs, &LimitError{Field: s.field, Controller: s.controller, Reason: "this kernel has no " + s.file, Err: err})
 		default:

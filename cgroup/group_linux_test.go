@@ -230,7 +230,7 @@ func TestUpdateLowersMemoryOrFails(t *testing.T) {
 func TestGroupsAtOnceBelowAFreshOne(t *testing.T) {
 	top := nearest(t)
 	if !top.Has("cpuset") {
-		t.Skip("needs the cgroup controller cpuset")
+		t.Skip("needs cgroups of cpuset that it may make")
 	}
 	for i := range 30 {
 		t.Run(strconv.Itoa(i), func(t *testing.T) {
@@ -251,5 +251,20 @@ func TestGroupsAtOnceBelowAFreshOne(t *testing.T) {
 				require.NoError(t, run(t, g, "exit 0").Wait())
 			}
 		})
+	}
+}
+
+// Whatever the umask of the host program, it can use its own groups.
+func TestGroupsUnderAnyUmask(t *testing.T) {
+	old := unix.Umask(0o777)
+	defer unix.Umask(old)
+	pids := int64(16)
+	g := group(t, cgroup.Limits{Pids: &pids})
+	below, err := g.Create("below", cgroup.Limits{})
+	require.NoError(t, err)
+	for _, p := range append(g.Paths(), below.Paths()...) {
+		info, err := os.Stat(p)
+		require.NoError(t, err)
+		require.Equal(t, os.FileMode(0o755), info.Mode().Perm(), p)
 	}
 }

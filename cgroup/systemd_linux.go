@@ -60,13 +60,8 @@ func Scope(ctx context.Context, name string, pid int) (*Group, error) {
 		}
 		break
 	}
-	g, err := enterScope(h, unit, pid)
-	if err != nil {
-		if _, stopErr := m.StopUnitContext(ctx, unit, "fail", nil); stopErr != nil {
-			err = errors.Join(err, &Error{Op: "stop", Path: unit, Err: stopErr})
-		}
-	}
-	return g, err
+	// Where this fails the scope stays: to stop it would be to kill the process.
+	return enterScope(h, unit, pid)
 }
 
 // ScopeParent opens the group that Scope would make its own in, which tells what
@@ -216,8 +211,9 @@ func enterScope(h hierarchy, unit string, pid int) (*Group, error) {
 	if err != nil {
 		return nil, err
 	}
-	leaf, err := g.Create(hostLeaf, Limits{})
-	if err == nil {
+	// Not by Create, which enables controllers: that needs the process to have left.
+	leaf := &Group{t: g.t, rel: hostLeaf, parent: g}
+	if err = leaf.make(1 << g.t.unified); err == nil {
 		err = leaf.Add(pid)
 	}
 	if err != nil {

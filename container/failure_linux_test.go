@@ -20,7 +20,6 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
-	"github.com/inlay-dev/inlay/cgroup"
 	"github.com/inlay-dev/inlay/container"
 	"github.com/inlay-dev/inlay/containertest"
 	"github.com/inlay-dev/inlay/internal/launcher"
@@ -488,8 +487,7 @@ func TestPrune(t *testing.T) {
 	}
 	require.Empty(t, own(report.Removed, ""), "its owner lives")
 	groups := groupsOfHost(cmd.Process.Pid)
-	if top, err := cgroup.Nearest(); err == nil {
-		require.NoError(t, top.Close())
+	if containertest.Groups(t) != nil {
 		require.NotEmpty(t, groups)
 	}
 	require.NoError(t, unix.Kill(kids[0], unix.SIGSTOP)) // so that it cannot clean up
@@ -506,7 +504,9 @@ func TestPrune(t *testing.T) {
 	left := own(report.Removed, "owner-")
 	require.Len(t, left, 1)
 	require.NoFileExists(t, left[0])
-	require.ElementsMatch(t, groups, own(report.Removed, "inlay-"))
+	if os.Getenv("INLAY_VM_SYSTEMD") == "" {
+		require.ElementsMatch(t, groups, own(report.Removed, "inlay-"))
+	} // else systemd may have been quicker
 	require.Empty(t, groupsOfHost(cmd.Process.Pid))
 }
 

@@ -12,7 +12,6 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/inlay-dev/inlay/cgroup"
 	"github.com/inlay-dev/inlay/container"
 	"github.com/inlay-dev/inlay/containertest"
 	"github.com/inlay-dev/inlay/rootfs"
@@ -51,12 +50,8 @@ func TestMain(m *testing.M) {
 // groupsOf tells whether this host lets the test limit something by control groups.
 func groupsOf(t testing.TB, controller string) bool {
 	t.Helper()
-	top, err := cgroup.Nearest()
-	if err != nil {
-		return false
-	}
-	defer func() { require.NoError(t, top.Close()) }()
-	return top.Has(controller)
+	top := containertest.Groups(t)
+	return top != nil && top.Has(controller)
 }
 
 // self runs the test binary in the container, as the named job.

@@ -83,9 +83,7 @@ func TestPrepare(t *testing.T) {
 	if !isV2() {
 		t.Skip("needs cgroup v2: on v1 a group with processes may have groups")
 	}
-	top, err := cgroup.Nearest()
-	require.NoError(t, err)
-	defer func() { require.NoError(t, top.Close()) }()
+	top := ownTop(t)
 	g, err := top.Create("inlay-prepare", cgroup.Limits{})
 	require.NoError(t, err)
 	defer func() {

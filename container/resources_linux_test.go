@@ -150,9 +150,7 @@ func TestTooLittleToBegin(t *testing.T) {
 func TestCgroupParent(t *testing.T) {
 	containertest.Census(t)
 	needGroups(t, "pids")
-	top, err := cgroup.Nearest()
-	require.NoError(t, err)
-	defer func() { require.NoError(t, top.Close()) }()
+	top := ownTop(t)
 	pids := int64(20)
 	parent, err := top.Create("inlay-parent", cgroup.Limits{Pids: &pids})
 	require.NoError(t, err)

@@ -108,9 +108,10 @@ func TestStraceSeesThePlan(t *testing.T) {
 		}
 		calls[m[1]] = append(calls[m[1]], traced(m[2], m[3]))
 	}
-	// Writing to cgroup.procs waits for all threads of the machine.
+	// Writing to cgroup.procs waits for all threads of the machine. It is done once
+	// for each launcher, under systemd.
 	for _, l := range lines(string(text)) {
-		if strings.Contains(l, `cgroup.procs"`) {
+		if strings.Contains(l, `cgroup.procs"`) && !strings.Contains(l, `"inlay-host/`) {
 			require.NotRegexp(t, `O_WRONLY|O_RDWR`, l)
 		}
 	}

@@ -172,8 +172,19 @@ func cgroups() []string {
 			return nil
 		}
 		// A program's own group, with that of its inits, lives as long as its
-		// launcher; a container's does not.
+		// launcher; a container's does not. Under systemd they are in a scope, whose
+		// end systemd sees in its own time.
 		var pid, n int
+		if unit, ok := strings.CutSuffix(d.Name(), ".scope"); ok {
+			if k, err := fmt.Sscanf(unit, "inlay-%d", &pid); err == nil && k == 1 && alive(pid) {
+				return nil
+			}
+			found = append(found, path)
+			return fs.SkipDir
+		}
+		if d.Name() == "inlay-host" {
+			return nil
+		}
 		if k, err := fmt.Sscanf(d.Name(), "inlay-%d-%d", &pid, &n); err != nil || k != 2 || !alive(pid) {
 			found = append(found, path)
 			return nil
@@ -280,13 +291,18 @@ func (c *Count) Since(before *Count) []string {
 	return out
 }
 
-// patience is how long what is ending may take to end.
-const patience = time.Second
+// patience is how long what is ending may take to end: systemd is slower.
+func patience() time.Duration {
+	if _, err := os.Stat("/run/systemd/system"); err == nil {
+		return 10 * time.Second
+	}
+	return time.Second
+}
 
-// Left waits up to a second until nothing is there that was not before, and
+// Left waits for a time, a second as a rule, until nothing is there that was not before, and
 // tells what is: on the processes it waits by their pidfds.
 func Left(before *Count) ([]string, error) {
-	deadline := time.Now().Add(patience)
+	deadline := time.Now().Add(patience())
 	for {
 		now, err := Take()
 		if err != nil {

@@ -9,7 +9,6 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/inlay-dev/inlay/cgroup"
 	"github.com/inlay-dev/inlay/containertest"
 )
 
@@ -28,11 +27,8 @@ func TestTable(t *testing.T) {
 	t.Log("\n" + out.String())
 	table := strings.Split(strings.TrimSpace(out.String()), "\n")
 	require.Len(t, table, 10)
-	top, err := cgroup.Nearest()
-	if err == nil {
-		defer func() { require.NoError(t, top.Close()) }()
-	}
-	groups := err == nil
+	top := containertest.Groups(t)
+	groups := top != nil
 	kept := func(controller string) bool { return groups && top.Has(controller) }
 	for row, want := range map[string]struct {
 		verdict string

@@ -21,7 +21,6 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
-	"github.com/inlay-dev/inlay/cgroup"
 	"github.com/inlay-dev/inlay/container"
 	"github.com/inlay-dev/inlay/containertest"
 )
@@ -154,7 +153,7 @@ func TestExitCodes(t *testing.T) {
 		{"pids", []string{"--pids-limit", "0", "--", "true"}, 125, "WithPidsLimit"},
 		{"cpuset", []string{"--cpuset-cpus", "x", "--", "true"}, 125, "WithCPUSet"},
 		{"device-write-bps", []string{"--device-write-bps", "/dev/sda", "true"}, 125, "not DEV:N"},
-		{"no device", []string{"--device-read-iops", "/proc:5", "true"}, 125, map[bool]string{true: "lies on no disk", false: "WithIOLimit: there are no control groups here"}[groups()]},
+		{"no device", []string{"--device-read-iops", "/proc:5", "true"}, 125, map[bool]string{true: "lies on no disk", false: "WithIOLimit: there are no control groups here"}[groups(t)]},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
@@ -526,11 +525,8 @@ func descendants(t *testing.T, pid int) map[int]int {
 	return all
 }
 
-func groups() bool {
-	top, err := cgroup.Nearest()
-	if err != nil {
-		return false
-	}
-	defer top.Close() //nolint:errcheck // descriptors of folders
-	return top.Has("io")
+func groups(t *testing.T) bool {
+	t.Helper()
+	top := containertest.Groups(t)
+	return top != nil && top.Has("io")
 }

@@ -97,8 +97,9 @@ func sendOne(ctx context.Context, sock int, header, plans []byte, fds []int) err
 		case err == nil:
 			return nil
 		case errors.Is(err, unix.EINTR):
-		case errors.Is(err, unix.ECONNRESET):
-			// It ended with something of ours unread: the same to us as an end.
+		case errors.Is(err, unix.ECONNRESET), errors.Is(err, unix.ECONNREFUSED):
+			// It ended with something of ours unread, or just as this was sent
+			// (unix_dgram_sendmsg): the same to us as an end.
 			return fmt.Errorf("sendmsg: %w", unix.EPIPE)
 		case errors.Is(err, unix.EAGAIN), errors.Is(err, unix.ETOOMANYREFS), errors.Is(err, unix.ENOBUFS):
 			if ctx.Err() != nil {

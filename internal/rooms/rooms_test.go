@@ -19,7 +19,7 @@ const module = "github.com/inlay-dev/inlay/"
 var allowed = map[string][]string{
 	"container": {"namespace", "rootfs", "security", "cgroup", "internal/fault", "internal/launcher", "internal/launcher/boot", "internal/plan", "internal/rawproc"},
 	// The census and Require start containers.
-	"containertest":          {"container"},
+	"containertest":          {"cgroup", "container"},
 	"namespace":              {"internal/plan"},
 	"rootfs":                 {"internal/plan"},
 	"security":               {"internal/plan"},
