@@ -308,6 +308,7 @@ func (r *running) withoutGroups(why error) error {
 	if s.CgroupParent != nil && !s.Job.optional("WithCgroupParent") {
 		return &LimitError{Option: "WithCgroupParent", Reason: why.Error(), Remedy: remedy}
 	}
+	r.noGroups, r.noGroupsRemedy = why, remedy
 	r.drop("WithResources", "no control groups: figures are those of the first process, and limits cannot be kept: "+why.Error())
 	return nil
 }
@@ -445,7 +446,7 @@ func (r *running) jobGroup(p *Process) error {
 	own := len(j.groupLimits()) > 0
 	if g == nil {
 		if own {
-			return r.withoutGroupsFor(j, errors.New("see Container.Dropped"), "")
+			return r.withoutGroupsFor(j, r.noGroups, r.noGroupsRemedy)
 		}
 		return nil
 	}

@@ -41,6 +41,9 @@ type running struct {
 	timer     *time.Timer   // of a time limit without a main job
 	limits    cgroup.Limits // the container's, as far as this host keeps them
 	groups    *groups       // nil: there can be none here
+	// Why there are none, for jobs of Exec that need one.
+	noGroups       error
+	noGroupsRemedy string
 	tasks     int           // how many groups of v1 the main job entered
 	maxMemory atomic.Int64  // the largest memory limit that there was; 0: none from the beginning
 	pausing   sync.Mutex    // one at a time: Pause, Resume, Update
