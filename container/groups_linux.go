@@ -33,6 +33,7 @@ const (
 // removed by the launcher at its end, or by the host where that died first.
 type home struct {
 	top   *cgroup.Group
+	scope string // the folder of top, where it is a scope of systemd's
 	base  *cgroup.Group
 	state *launcher.State // names the groups
 	born  uint32          // what stands for .init in the launcher's requests
@@ -103,7 +104,7 @@ func (r *running) openHome(ctx context.Context, parent string) (*home, error) {
 func (r *running) makeHome(ctx context.Context, parent string) (_ *home, err error) {
 	h := &home{users: 1, state: r.state}
 	if parent == "" {
-		h.top, err = r.ownTop(ctx)
+		h.top, h.scope, err = r.ownTop(ctx)
 	} else {
 		h.top, err = cgroup.Open(parent)
 	}
@@ -116,6 +117,11 @@ func (r *running) makeHome(ctx context.Context, parent string) (_ *home, err err
 			err = errors.Join(err, h.remove())
 		}
 	}()
+	if h.scope != "" {
+		if err := r.state.Record(groupLine + h.scope); err != nil {
+			return nil, err
+		}
+	}
 	name := ""
 	for n := 0; ; n++ {
 		name = groupPrefix + strconv.Itoa(os.Getpid()) + "-" + strconv.Itoa(n)
@@ -158,19 +164,19 @@ func (r *running) makeHome(ctx context.Context, parent string) (_ *home, err err
 // ownTop is the group below which groups are made where no other was named. The
 // launcher goes into systemd's scope, since who clones a process into a group must
 // be allowed to write to a group that is above both.
-func (r *running) ownTop(ctx context.Context) (*cgroup.Group, error) {
+func (r *running) ownTop(ctx context.Context) (top *cgroup.Group, scope string, err error) {
 	top, scopeErr := cgroup.Scope(ctx, groupPrefix+strconv.Itoa(os.Getpid()), r.launcher.PID())
 	if scopeErr == nil {
-		return top, nil
+		return top, top.Paths()[0], nil
 	}
 	if ctx.Err() != nil {
-		return nil, scopeErr
+		return nil, "", scopeErr
 	}
-	top, err := cgroup.Nearest()
+	top, err = cgroup.Nearest()
 	if err != nil && !errors.Is(scopeErr, cgroup.ErrNoManager) {
 		err = errors.Join(scopeErr, err) // the way to a group that needs the least comes first
 	}
-	return top, err
+	return top, "", err
 }
 
 // groupLine begins the lines of an owner file that name groups.
@@ -201,6 +207,10 @@ func (h *home) remove() error {
 	var errs []error
 	if h.base != nil {
 		errs = append(errs, h.base.Delete(context.Background()))
+	}
+	if h.scope != "" && h.dead {
+		// Systemd sees its end and removes it, but gives up on what it meets half gone.
+		errs = append(errs, cgroup.RemoveLeftover(context.Background(), h.scope, groupPrefix))
 	}
 	if errors.Join(errs...) == nil {
 		h.state.Release()

@@ -616,7 +616,7 @@ func probeOptions(s Spec) Finding {
 	c, err := fromSpec(s)
 	if err == nil {
 		r := &running{c: c}
-		err = errors.Join(r.refuse(), r.refuseLimits())
+		err = errors.Join(r.refuse(), r.refuseLimits(), r.refuseBudgets())
 	}
 	if err != nil {
 		f.err = err

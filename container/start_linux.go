@@ -21,6 +21,7 @@ import (
 	"github.com/inlay-dev/inlay/internal/launcher"
 	_ "github.com/inlay-dev/inlay/internal/launcher/boot" // its init is the launcher
 	"github.com/inlay-dev/inlay/internal/plan"
+	"github.com/inlay-dev/inlay/internal/quota"
 	"github.com/inlay-dev/inlay/internal/rawproc"
 	"github.com/inlay-dev/inlay/namespace"
 	"github.com/inlay-dev/inlay/rootfs"
@@ -28,26 +29,27 @@ import (
 
 // running is what a started container holds on this host.
 type running struct {
-	c         *Container
-	launcher  *launcher.Launcher
-	state     *launcher.State
-	idRange   uint32 // 0: none was taken
-	host      *host
-	plans     *plans
-	init      *launcher.Init
-	main      *Process // nil without a command
-	begun     time.Time
-	once      bool          // Run's: nobody sees the container
-	timer     *time.Timer   // of a time limit without a main job
-	limits    cgroup.Limits // the container's, as far as this host keeps them
-	groups    *groups       // nil: there can be none here
+	c        *Container
+	launcher *launcher.Launcher
+	state    *launcher.State
+	idRange  uint32 // 0: none was taken
+	host     *host
+	plans    *plans
+	init     *launcher.Init
+	main     *Process // nil without a command
+	begun    time.Time
+	once     bool          // Run's: nobody sees the container
+	timer    *time.Timer   // of a time limit without a main job
+	limits   cgroup.Limits // the container's, as far as this host keeps them
+	groups   *groups       // nil: there can be none here
+	budgets  []*quota.Budget
 	// Why there are none, for jobs of Exec that need one.
 	noGroups       error
 	noGroupsRemedy string
-	tasks     int           // how many groups of v1 the main job entered
-	maxMemory atomic.Int64  // the largest memory limit that there was; 0: none from the beginning
-	pausing   sync.Mutex    // one at a time: Pause, Resume, Update
-	paused    atomic.Bool
+	tasks          int          // how many groups of v1 the main job entered
+	maxMemory      atomic.Int64 // the largest memory limit that there was; 0: none from the beginning
+	pausing        sync.Mutex   // one at a time: Pause, Resume, Update
+	paused         atomic.Bool
 
 	closeOnce sync.Once
 	closeErr  error
@@ -266,7 +268,10 @@ func (r *running) look(ctx context.Context) error {
 	if err := lookFiles(s, h); err != nil {
 		return err
 	}
-	return checkBinds(s, h)
+	if err := checkBinds(s, h); err != nil {
+		return err
+	}
+	return r.openBudgets()
 }
 
 // lookLimits reads the host program's own limits: no job can have more.
@@ -645,7 +650,7 @@ func (r *running) releaseOnce() error {
 		cancel()
 	}
 	r.keepStats()
-	errs = append(errs, r.removeGroups())
+	errs = append(errs, r.removeGroups(), r.releaseBudgets())
 	if r.idRange != 0 {
 		errs = append(errs, r.state.GiveBack(r.idRange))
 	}

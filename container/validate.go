@@ -171,6 +171,9 @@ func (s *Spec) validateRoot(f *faults) {
 			f.add("WithMounts", shown, err.Error())
 			continue
 		}
+		if m.Budget() && !s.isNew(namespace.User) {
+			f.add("WithMounts", shown, "a size or inodes together with WithHostNamespace(user): a job could give its files to another project")
+		}
 		if at := path.Clean(m.Target); targets[at] {
 			f.add("WithMounts", shown, "something else is mounted there already")
 		} else {

@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"regexp"
 	"runtime"
 	"slices"
 	"strconv"
@@ -31,6 +32,10 @@ type Count struct {
 	Goroutines []string
 	Namespaces []string // of this process's threads, where they differ from its own
 }
+
+// scopeNumber is what tells the scope of one launcher of this program from the
+// next one's.
+var scopeNumber = regexp.MustCompile(`(inlay-\d+)(-\d+)?\.scope$`)
 
 // Take counts now.
 func Take() (*Count, error) {
@@ -80,7 +85,7 @@ func Take() (*Count, error) {
 		case ownState(to):
 			c.State++
 		default:
-			c.FDs[n] = to
+			c.FDs[n] = scopeNumber.ReplaceAllString(to, "$1.scope")
 		}
 	}
 	c.Goroutines = goroutines()

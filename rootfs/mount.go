@@ -24,7 +24,8 @@ type Mount struct {
 	ReadOnly bool `json:"read_only,omitempty"`
 	// NoExec refuses to execute programs from it.
 	NoExec bool `json:"no_exec,omitempty"`
-	// Size is a tmpfs's limit in bytes, Inodes in files and folders.
+	// Size is a tmpfs's limit in bytes, Inodes in files and folders; a bind's too,
+	// where not 0.
 	Size   int64 `json:"size,omitempty"`
 	Inodes int64 `json:"inodes,omitempty"`
 	// Mode is the permission of a tmpfs's own folder.
@@ -64,14 +65,26 @@ func ReadOnly() MountOption { return func(m *Mount) { m.ReadOnly = true } }
 func NoExec() MountOption { return func(m *Mount) { m.NoExec = true } }
 
 // Size limits a tmpfs to n bytes; the kernel rounds up to whole pages. At least 1.
+//
+// It limits what a writable bind of a folder holds, too: by a project quota of the
+// disk, ext4's or XFS's mounted with prjquota, while the container is there. The
+// folder must be empty, or have a project of its own, which all folders in it hand
+// on (chattr -p and +P), and whose files then all count. It needs root, Linux 5.14
+// and a user namespace. Writes beyond it fail with EDQUOT. Where there is no such
+// quota the container does not start, unless WithMounts is Optional. What is
+// mounted below the folder is not in it. A host program that is killed leaves the
+// budget on the folder, until another container with a budget has used it.
 func Size(n int64) MountOption { return func(m *Mount) { m.Size = n } }
 
-// Inodes limits a tmpfs to n files and folders, its own folder among them. At
-// least 2.
+// Inodes limits a tmpfs to n files and folders, its own folder among them: at
+// least 2. For a bind it is as Size, without the folder itself: at least 1.
 func Inodes(n int64) MountOption { return func(m *Mount) { m.Inodes = n } }
 
 // Mode sets the permission of a tmpfs's own folder.
 func Mode(mode uint32) MountOption { return func(m *Mount) { m.Mode = mode } }
+
+// Budget tells of a bind that it has a limit on what it holds.
+func (m Mount) Budget() bool { return m.Type == "bind" && (m.Size != 0 || m.Inodes != 0) }
 
 // Validate tells what is wrong with the mount, without looking at the host.
 func (m Mount) Validate() error {
@@ -86,8 +99,15 @@ func (m Mount) Validate() error {
 		if err := validateHostPath(m.Source); err != nil {
 			return fmt.Errorf("source: %w", err)
 		}
-		if m.Size != 0 || m.Inodes != 0 || m.Mode != 0 {
-			return fmt.Errorf("size, inodes and mode are for a tmpfs, not for a bind")
+		switch {
+		case m.Mode != 0:
+			return fmt.Errorf("a mode is for a tmpfs, not for a bind")
+		case m.Size < 0:
+			return fmt.Errorf("size %d: at least 1 byte", m.Size)
+		case m.Inodes < 0:
+			return fmt.Errorf("%d inodes: at least 1", m.Inodes)
+		case m.Budget() && m.ReadOnly:
+			return fmt.Errorf("a size or inodes for what is read-only")
 		}
 	case "tmpfs":
 		switch {

@@ -153,7 +153,7 @@ func TestExitCodes(t *testing.T) {
 		{"pids", []string{"--pids-limit", "0", "--", "true"}, 125, "WithPidsLimit"},
 		{"cpuset", []string{"--cpuset-cpus", "x", "--", "true"}, 125, "WithCPUSet"},
 		{"device-write-bps", []string{"--device-write-bps", "/dev/sda", "true"}, 125, "not DEV:N"},
-		{"no device", []string{"--device-read-iops", "/proc:5", "true"}, 125, map[bool]string{true: "lies on no disk", false: "WithIOLimit: there are no control groups here"}[groups(t)]},
+		{"no device", []string{"--device-read-iops", "/proc:5", "true"}, 125, noDevice(t)},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
@@ -525,8 +525,14 @@ func descendants(t *testing.T, pid int) map[int]int {
 	return all
 }
 
-func groups(t *testing.T) bool {
+// noDevice is what is wrong with a device that is none, or before that.
+func noDevice(t *testing.T) string {
 	t.Helper()
-	top := containertest.Groups(t)
-	return top != nil && top.Has("io")
+	switch top := containertest.Groups(t); {
+	case top == nil:
+		return "WithIOLimit: there are no control groups here"
+	case !top.Has("io"):
+		return "WithIOLimit: the controller io is not in"
+	}
+	return "lies on no disk"
 }

@@ -17,7 +17,7 @@ const module = "github.com/inlay-dev/inlay/"
 
 // allowed says what of ours each package may import: ARCHITECTURE.md, section 3.
 var allowed = map[string][]string{
-	"container": {"namespace", "rootfs", "security", "cgroup", "internal/fault", "internal/launcher", "internal/launcher/boot", "internal/plan", "internal/rawproc"},
+	"container": {"namespace", "rootfs", "security", "cgroup", "internal/fault", "internal/launcher", "internal/launcher/boot", "internal/plan", "internal/quota", "internal/rawproc"},
 	// The census and Require start containers.
 	"containertest":          {"cgroup", "container"},
 	"namespace":              {"internal/plan"},
@@ -28,6 +28,7 @@ var allowed = map[string][]string{
 	"internal/launcher":      {"internal/launcher/boot", "internal/plan", "internal/rawproc"},
 	"internal/launcher/boot": {"internal/rawproc"},
 	"internal/plan":          {},
+	"internal/quota":         {"internal/fault"},
 	"internal/rawproc":       {},
 	"internal/rooms":         {},
 	"bench/peer":             {},
