@@ -110,7 +110,10 @@ func WithPidsLimit(n int64) JobOption {
 // WithIOLimit caps reading and writing of one disk, in bytes or operations a
 // second; it may be repeated. A partition counts as its disk. On cgroup v2 writes
 // through the page cache count when they reach the disk, where the file system
-// takes part (ext4, btrfs, xfs); on v1 only direct ones do.
+// takes part (ext4, btrfs, xfs); on v1 only direct ones do. A file's pages count
+// for the group that wrote the file first, for as long as the kernel remembers
+// that (Documentation/admin-guide/cgroup-v2.rst, "Writeback"): a job that writes
+// buffered to a file that is there already may be faster.
 func WithIOLimit(limit cgroup.IOLimit) JobOption {
 	return newJobOption("WithIOLimit", formatted("%+v", limit), func(j *Job) {
 		j.Limits.IO = append(slices.Clip(j.Limits.IO), limit)
