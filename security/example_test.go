@@ -43,3 +43,25 @@ func ExampleParseRlimitName() {
 	// Output:
 	// nofile <nil>
 }
+
+// What a profile says about a call.
+func ExampleParseSeccomp() {
+	profile, err := security.ParseSeccomp([]byte(`{
+		"defaultAction": "SCMP_ACT_ERRNO",
+		"syscalls": [
+			{"names": ["read", "write", "exit_group"], "action": "SCMP_ACT_ALLOW"},
+			{"names": ["kill"], "action": "SCMP_ACT_ALLOW", "args": [{"index": 0, "value": 0, "op": "SCMP_CMP_EQ"}]}
+		]}`))
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	fmt.Println(profile.Explain("amd64", "write"))
+	fmt.Println(profile.Explain("amd64", "kill", 1))
+	fmt.Println(profile.Explain("amd64", "io_uring_setup"))
+
+	// Output:
+	// write (1): SCMP_ACT_ALLOW, by syscalls[0]
+	// kill (62): SCMP_ACT_ERRNO(1), by the default action
+	// io_uring_setup (425): SCMP_ACT_ERRNO(38), by newer than every call that the profile names
+}
