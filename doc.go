@@ -8,7 +8,7 @@
 //   - container: options, a container's life, jobs, results and errors
 //   - rootfs: what a container's / is, what is mounted in it
 //   - namespace: the kinds of namespaces, maps of ids, hostnames
-//   - security: capabilities, limits of setrlimit(2)
+//   - security: capabilities, seccomp profiles, limits of setrlimit(2)
 //   - cgroup: limits by control groups, and which hierarchy the host has
 //   - containertest: for tests of programs that use containers
 //

@@ -34,6 +34,8 @@ type host struct {
 	countsProcesses bool
 	// pidsByGroup tells that a control group limits them.
 	pidsByGroup bool
+	// seccomp tells that jobs have a filter.
+	seccomp     bool
 	sourceIsDir map[string]bool
 	// resolv and hosts are the host's own files, for a container on its network.
 	resolv, hosts []byte
@@ -303,6 +305,16 @@ func compileJob(s *Spec, j *Job, h *host, io stdio, builder newBuilder) *plan.Pl
 		security.ForbidForeignPrlimit(b, h.arch)
 	}
 	b.UnblockSignals()
+	if h.seccomp {
+		// Last, but for execve: nothing of ours has to be in the profile.
+		profile, program, err := s.filter(j, h.arch)
+		if err != nil {
+			panic("inlay: bug: " + err.Error()) // checkSeccomp has looked
+		}
+		if len(program) > 0 {
+			b.Seccomp(program, profile.Flags(), profile.String())
+		}
+	}
 	env := environment(j)
 	argv, envp := b.Strings(j.Command), b.Strings(env)
 	paths := candidates(j.Command[0], env)

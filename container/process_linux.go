@@ -577,6 +577,9 @@ func (p *Process) conclude() {
 		res.VoluntarySwitches, res.InvoluntarySwitches = e.Vol, e.Forced
 		if e.Status.Signaled() {
 			res.Status, res.Signal, res.CoreDumped = Signaled, e.Status.Signal(), e.Status.CoreDump()
+			if res.Signal == unix.SIGSYS {
+				res.Status = SyscallRefused
+			}
 		} else {
 			res.Status, res.ExitCode = Exited, e.Status.ExitStatus()
 		}
@@ -834,6 +837,9 @@ func (c *Container) Exec(ctx context.Context, opts ...JobOption) (*Process, erro
 		return nil, err
 	}
 	if err := r.checkUser(r.host, j); err != nil {
+		return nil, err
+	}
+	if err := c.spec.checkSeccomp(j, r.host.arch); err != nil {
 		return nil, err
 	}
 	p := newProcess(r, j)

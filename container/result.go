@@ -20,7 +20,7 @@ const (
 	CPUTimeLimit                 // WithCPUTimeLimit was used up
 	OutputLimit                  // WithOutputLimit was exceeded
 	IdleLimit                    // WithIdleLimit passed
-	SyscallRefused               // a seccomp filter killed it
+	SyscallRefused               // SIGSYS ended it: a seccomp filter's kill
 	Canceled                     // the context of Run ended
 	Killed                       // Kill, Stop or Close ended it
 	Lost                         // init ended before it could report: see Result.Reason

@@ -75,6 +75,7 @@ type Job struct {
 
 	Rlimits      []security.Rlimit `json:"rlimits,omitempty"`
 	Capabilities []string          `json:"capabilities,omitempty"`
+	Seccomp      *security.Seccomp `json:"seccomp,omitempty"` // nil is the default
 
 	TimeLimit    *time.Duration `json:"time_limit_ns,omitempty"`
 	CPUTimeLimit *time.Duration `json:"cpu_time_limit_ns,omitempty"`

@@ -246,8 +246,11 @@ func (r *running) setup(ctx context.Context, quiet bool) error {
 // look finds out what compiling needs: ids, files, limits.
 func (r *running) look(ctx context.Context) error {
 	s := &r.c.spec
-	h := &host{arch: launcher.Arch, sourceIsDir: map[string]bool{}}
+	h := &host{arch: launcher.Arch, seccomp: true, sourceIsDir: map[string]bool{}}
 	r.host = h
+	if err := s.checkSeccomp(&s.Job, h.arch); err != nil {
+		return err
+	}
 	dir := s.StateDir
 	if dir == "" {
 		dir = launcher.DefaultStateDir()
@@ -907,7 +910,7 @@ func cloneFlagNames(kinds []namespace.Kind) string {
 
 // explainHost is this host before a start: the range of ids is not taken yet.
 func explainHost(s *Spec) (*host, error) {
-	h := &host{arch: launcher.Arch, setgroups: true, countsProcesses: true, sourceIsDir: map[string]bool{}}
+	h := &host{arch: launcher.Arch, seccomp: true, setgroups: true, countsProcesses: true, sourceIsDir: map[string]bool{}}
 	if err := h.lookLimits(); err != nil {
 		return nil, err
 	}

@@ -217,6 +217,7 @@ func (j *Job) validate(f *faults) {
 		*f = append(*f, e)
 	}
 	j.validateStrings(f)
+	j.validateSeccomp(f)
 	if j.Dir != "" {
 		if err := rootfs.ValidateInside(j.Dir); err != nil {
 			f.add("WithDir", fmt.Sprintf("%q", shorten(j.Dir)), err.Error())

@@ -40,5 +40,5 @@ func ForbidForeignPrlimit(b *plan.Builder, arch plan.Arch) {
 		12: ins(jeq, 0, 1, 0),
 		13: ins(ret, 0, 0, allow),
 		14: ins(ret, 0, 0, eperm),
-	}, "prlimit64 of others: EPERM")
+	}, specAllow, "prlimit64 of others: EPERM")
 }

@@ -83,6 +83,11 @@ func NewSeccomp(p *specs.LinuxSeccomp) (*Seccomp, error) {
 		}
 	}
 	check(-1, p.DefaultAction, p.DefaultErrnoRet)
+	for _, f := range p.Flags {
+		if _, ok := flags[f]; !ok {
+			add(-1, "flag %q does not exist", f)
+		}
+	}
 	for i, s := range p.Syscalls {
 		check(i, s.Action, s.ErrnoRet)
 		if len(s.Names) == 0 {
@@ -162,6 +167,73 @@ const (
 	foreignArch = 0x80000000 // kill the process
 )
 
+// Seccomp filters' flags, seccomp(2).
+const (
+	flagLog        = 2
+	specAllow      = 4 // speculation as without a filter: what other runtimes do
+	flagKillable   = 32
+	unconfinedName = "unconfined"
+	defaultName    = "default"
+)
+
+var flags = map[specs.LinuxSeccompFlag]uint64{
+	"SECCOMP_FILTER_FLAG_TSYNC":            0, // a job begins with one thread
+	specs.LinuxSeccompFlagLog:              flagLog,
+	specs.LinuxSeccompFlagSpecAllow:        specAllow,
+	specs.LinuxSeccompFlagWaitKillableRecv: flagKillable,
+}
+
+// Unconfined is no profile: every system call that the kernel has. What the job may
+// do then depends on its capabilities and namespaces alone.
+func Unconfined() *Seccomp { return &Seccomp{name: unconfinedName} }
+
+// Confines tells whether there is a filter: not with Unconfined.
+func (s *Seccomp) Confines() bool { return s.name != unconfinedName }
+
+// String names the profile: "default", "unconfined", else "profile".
+func (s *Seccomp) String() string { return s.name }
+
+// Flags are those of seccomp(2). Without any in the profile speculative execution
+// stays as it is without a filter.
+func (s *Seccomp) Flags() uint64 {
+	if s.profile.Flags == nil {
+		return specAllow
+	}
+	var all uint64
+	for _, f := range s.profile.Flags {
+		all |= flags[f]
+	}
+	return all
+}
+
+// Notifies tells whether the profile has calls answered by another process.
+func (s *Seccomp) Notifies() bool {
+	return s.profile.DefaultAction == specs.ActNotify ||
+		slices.ContainsFunc(s.profile.Syscalls, func(e specs.LinuxSyscall) bool { return e.Action == specs.ActNotify })
+}
+
+// MarshalJSON gives the OCI profile, or "unconfined".
+func (s *Seccomp) MarshalJSON() ([]byte, error) {
+	if !s.Confines() {
+		return json.Marshal(unconfinedName)
+	}
+	return json.Marshal(s.profile)
+}
+
+// UnmarshalJSON reads what MarshalJSON gives, as ParseSeccomp does.
+func (s *Seccomp) UnmarshalJSON(text []byte) error {
+	if string(text) == `"`+unconfinedName+`"` {
+		s.name = unconfinedName
+		return nil
+	}
+	p, err := ParseSeccomp(text)
+	if err != nil {
+		return err
+	}
+	s.name, s.profile = p.name, p.profile
+	return nil
+}
+
 // newest is the highest number that the profile names; -1: none.
 func (s *Seccomp) newest(numbers map[string]uint32) int64 {
 	newest := int64(-1)
@@ -239,6 +311,9 @@ func matches(conditions []specs.LinuxSeccompArg, args [6]uint64) bool {
 // Explain tells what happens at a system call with these arguments, on that
 // architecture ("amd64", "arm64"), and which entry of the profile says so.
 func (s *Seccomp) Explain(arch, name string, args ...uint64) string {
+	if !s.Confines() {
+		return name + ": allowed, without a filter"
+	}
 	numbers := syscallNumbers[arch]
 	nr, ok := numbers[name]
 	if !ok {

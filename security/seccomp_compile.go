@@ -20,9 +20,12 @@ var auditArch = map[string]uint32{"amd64": 0xc000003e, "arm64": 0xc00000b7}
 // decision each and searched in halves: the kernel runs a new filter once for every
 // call that there is, so its length is what it costs to attach it.
 //
-// A profile that would need more than 4,096 instructions, or that does not list the
+// Of Unconfined it is empty. A profile that would need more than 4,096 instructions, or that does not list the
 // architecture, is a [*SeccompError].
 func (s *Seccomp) Compile(arch string) ([]uint64, error) {
+	if !s.Confines() {
+		return nil, nil
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if p := s.programs[arch]; p != nil {

@@ -23,6 +23,7 @@ import (
 	"github.com/inlay-dev/inlay/container"
 	"github.com/inlay-dev/inlay/namespace"
 	"github.com/inlay-dev/inlay/rootfs"
+	"github.com/inlay-dev/inlay/security"
 )
 
 func main() {
@@ -70,6 +71,7 @@ func run(ctx context.Context, args []string) (code int, err error) {
 	add("env e", "set `K=V`; repeatable", func(v string) (container.Option, error) { return container.WithEnv(v), nil })
 	add("hostname", "the container's `NAME` for itself", func(v string) (container.Option, error) { return container.WithHostname(v), nil })
 	add("cap-add", "give the capability `CAP`; repeatable", func(v string) (container.Option, error) { return container.WithCapabilities(v), nil })
+	add("security-opt", "`seccomp=FILE`, an OCI profile, or seccomp=unconfined", securityOpt)
 	add("ulimit", "set the limit `name=soft[:hard]` of setrlimit(2), -1 is none; repeatable", ulimit)
 	add("time-limit", "kill the program after `DUR`, as 1.5s", func(v string) (container.Option, error) {
 		d, err := time.ParseDuration(v)
@@ -156,4 +158,24 @@ func start(ctx context.Context, file string, stats bool, opts []container.Option
 		fmt.Fprintln(os.Stderr, "inlay:", res) // not the job's own doing
 	}
 	return res.ShellCode(), nil
+}
+
+// securityOpt is Docker's --security-opt, of which seccomp is known here.
+func securityOpt(v string) (container.Option, error) {
+	file, ok := strings.CutPrefix(v, "seccomp=")
+	switch {
+	case !ok:
+		return nil, errors.New("not seccomp=FILE or seccomp=unconfined")
+	case file == "unconfined":
+		return container.WithSeccomp(security.Unconfined()), nil
+	}
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return nil, err
+	}
+	profile, err := security.ParseSeccomp(text)
+	if err != nil {
+		return nil, err
+	}
+	return container.WithSeccomp(profile), nil
 }

@@ -199,6 +199,9 @@ func TestBadFlags(t *testing.T) {
 		{"hostname", []string{"--hostname", "a b", "true"}, "WithHostname"},
 		{"network", []string{"--network", "bridge", "true"}, "none and host are in this version"},
 		{"capability", []string{"--cap-add", "root", "true"}, "does not exist"},
+		{"security-opt", []string{"--security-opt", "apparmor=x", "true"}, "not seccomp=FILE"},
+		{"no profile", []string{"--security-opt", "seccomp=/nowhere", "true"}, "no such file"},
+		{"bad profile", []string{"--security-opt", "seccomp=/etc/passwd", "true"}, "seccomp profile: "},
 		{"ulimit", []string{"--ulimit", "nofile", "true"}, "not name=soft[:hard]"},
 		{"ulimit name", []string{"--ulimit", "files=1", "true"}, "does not exist"},
 		{"ulimit number", []string{"--ulimit", "nofile=-2", "true"}, "not name=soft[:hard]"},
@@ -230,7 +233,7 @@ func TestHelp(t *testing.T) {
 	o := do(t, "--help")
 	require.Zero(t, o.code)
 	require.Empty(t, o.stderr)
-	for _, name := range []string{"rootfs", "volume", "tmpfs", "user", "workdir", "env", "hostname", "network", "cap-add", "ulimit", "time-limit", "result", "explain", "probe"} {
+	for _, name := range []string{"rootfs", "volume", "tmpfs", "user", "workdir", "env", "hostname", "network", "cap-add", "security-opt", "ulimit", "time-limit", "result", "explain", "probe"} {
 		require.Contains(t, o.stdout, "-"+name)
 	}
 }
@@ -329,6 +332,8 @@ func TestFlags(t *testing.T) {
 		{"no network", []string{"--network", "host", "--network", "none"}, "tail -n +3 /proc/net/dev | cut -d: -f1 | tr -d ' '", "lo\n"},
 		{"no capability", nil, "grep CapEff /proc/self/status", "CapEff:\t0000000000000000\n"},
 		{"capability", []string{"--cap-add", "NET_ADMIN", "--cap-add", "cap_chown"}, "grep CapEff /proc/self/status", "CapEff:\t0000000000001001\n"},
+		{"seccomp", nil, "grep Seccomp: /proc/self/status", "Seccomp:\t2\n"},
+		{"unconfined", []string{"--security-opt", "seccomp=unconfined"}, "grep Seccomp: /proc/self/status", "Seccomp:\t0\n"},
 		{"ulimit", []string{"--ulimit", "nofile=7:9", "--ulimit", "fsize=0"}, "ulimit -n; ulimit -Hn; ulimit -f", "7\n9\n0\n"},
 		{"user", []string{"--user", "0"}, "id -u; id -g", "0\n0\n"},
 		{"nothing of the host's environment", nil, "env | grep -c INLAY_TEST; :", "0\n"},

@@ -452,16 +452,17 @@ func (b *Builder) Prctl(op int, name string, args ...uint64) {
 	}, name, list[:1+len(args)]...)
 }
 
-// Seccomp adds prctl(2) with PR_SET_SECCOMP and a filter of 8-byte instructions.
-func (b *Builder) Seccomp(filter []uint64, what string) {
-	const setSeccomp, modeFilter = 22, 2
+// Seccomp adds seccomp(2) with SECCOMP_SET_MODE_FILTER and a filter of 8-byte
+// instructions.
+func (b *Builder) Seccomp(filter []uint64, flags uint64, what string) {
+	const setModeFilter = 1
 	prog := b.words(filter...)
 	fprog := b.words(uint64(len(filter)), prog.value)
 	b.p.relocs = append(b.p.relocs, uint32(fprog.value)+8)
-	b.add(callPrctl, func() string {
-		return fmt.Sprintf("prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, {len=%d, %s})", len(filter), what)
+	b.add(callSeccomp, func() string {
+		return fmt.Sprintf("seccomp(SECCOMP_SET_MODE_FILTER, %#x, {len=%d, %s})", flags, len(filter), what)
 	}, "seccomp",
-		Imm(setSeccomp), Imm(modeFilter), fprog)
+		Imm(setModeFilter), Imm(flags), fprog)
 }
 
 // Setgroups adds setgroups(2).

@@ -37,6 +37,7 @@ const (
 	callUmount2
 	callPivotRoot
 	callPrctl
+	callSeccomp
 	callSetgroups
 	callSetresuid
 	callSetresgid
@@ -106,6 +107,7 @@ var calls = [callEnd]struct {
 	callUmount2:           {"umount2", 166, 39},
 	callPivotRoot:         {"pivot_root", 155, 41},
 	callPrctl:             {"prctl", 157, 167},
+	callSeccomp:           {"seccomp", 317, 277},
 	callSetgroups:         {"setgroups", 116, 159},
 	callSetresuid:         {"setresuid", 117, 147},
 	callSetresgid:         {"setresgid", 119, 149},

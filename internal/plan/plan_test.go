@@ -19,7 +19,7 @@ func sample() *Plan {
 	b.Verify(f, "z", 0o100000, 0, 0)
 	b.Execve("/bin/true", b.Strings([]string{"true", ""}), b.Strings(nil), 2, 0)
 	b.LinkUp("lo")
-	b.Seccomp([]uint64{1, 2}, "two")
+	b.Seccomp([]uint64{1, 2}, 4, "two")
 	return b.Plan()
 }
 
