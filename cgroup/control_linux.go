@@ -193,7 +193,7 @@ func (g *Group) Populated() (bool, error) {
 func (g *Group) event(name string) (int64, error) {
 	p := &g.t.places[g.t.unified]
 	var buf [128]byte
-	n, err := p.read(path.Join(g.rel, "cgroup.events"), buf[:])
+	n, err := p.read(g.rel, "cgroup.events", buf[:])
 	if err != nil {
 		if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENODEV) {
 			return 0, nil
@@ -354,7 +354,7 @@ func (g *Group) Frozen() (bool, error) {
 		return v == 1, err
 	}
 	var buf [32]byte
-	size, err := p.read(path.Join(g.rel, "freezer.state"), buf[:])
+	size, err := p.read(g.rel, "freezer.state", buf[:])
 	if err != nil {
 		return false, &Error{Op: "read", Path: filepath.Join(p.path, g.rel, "freezer.state"), Err: err}
 	}

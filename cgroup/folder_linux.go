@@ -3,6 +3,7 @@ package cgroup
 import (
 	"errors"
 	"sync"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -35,6 +36,37 @@ func (f *folder) openat(rel string, flags int) (fd int, err error) {
 		return err
 	})
 	return fd, err
+}
+
+// read reads a file of a group into buf, without memory of its own: figures are read
+// often. The kernel gives a file that one function prints, as all but the lists of
+// processes are, whole in one read.
+func (f *folder) read(rel, name string, buf []byte) (n int, err error) {
+	var at [512]byte
+	if len(rel)+1+len(name) >= len(at) {
+		return 0, unix.ENAMETOOLONG
+	}
+	end := copy(at[:], rel)
+	at[end] = '/'
+	copy(at[end+1:], name)
+	var fd uintptr
+	err = f.at(func(dir int) error {
+		var errno unix.Errno
+		fd, _, errno = unix.Syscall6(unix.SYS_OPENAT, uintptr(dir), uintptr(unsafe.Pointer(&at[0])), unix.O_RDONLY|unix.O_CLOEXEC, 0, 0, 0)
+		if errno != 0 {
+			return errno
+		}
+		return nil
+	})
+	if err != nil {
+		return 0, err
+	}
+	n, err = unix.Read(int(fd), buf)
+	for errors.Is(err, unix.EINTR) {
+		n, err = unix.Read(int(fd), buf)
+	}
+	_ = unix.Close(int(fd)) // read only
+	return max(0, n), err
 }
 
 // rmdir removes an empty folder.

@@ -492,7 +492,7 @@ func (p *place) fillCPUSet(rel string) error {
 	}
 	for _, file := range []string{"cpuset.cpus", "cpuset.mems"} {
 		var buf [4096]byte
-		n, err := p.read(path.Join(path.Dir(rel), file), buf[:])
+		n, err := p.read(path.Dir(rel), file, buf[:])
 		if err == nil {
 			err = p.write(path.Join(rel, file), strings.TrimSpace(string(buf[:n])))
 		}
@@ -529,7 +529,7 @@ func (g *Group) enable(controllers []string) error {
 	if g.parent == nil {
 		// The top is not ours: nothing is written where nothing has to be.
 		var buf [512]byte
-		if n, err := p.read(file, buf[:]); err == nil {
+		if n, err := p.read(g.rel, "cgroup.subtree_control", buf[:]); err == nil {
 			have, text2 := strings.Fields(string(buf[:n])), ""
 			for _, c := range controllers {
 				if !slices.Contains(have, c) {
@@ -616,21 +616,6 @@ func (p *place) write(rel, value string) error {
 	}
 	_ = unix.Close(fd) // written already, or not
 	return err
-}
-
-// read reads a file of a group into buf. The kernel gives a file that one function
-// prints, as all but the lists of processes are, whole in one read.
-func (p *place) read(rel string, buf []byte) (int, error) {
-	fd, err := p.openat(rel, unix.O_RDONLY)
-	if err != nil {
-		return 0, err
-	}
-	n, err := unix.Read(fd, buf)
-	for errors.Is(err, unix.EINTR) {
-		n, err = unix.Read(fd, buf)
-	}
-	_ = unix.Close(fd) // read only
-	return max(0, n), err
 }
 
 // Update changes limits of a group that is in use: the fields that are set in l.
@@ -731,7 +716,7 @@ func (g *Group) lowerMemory(ctx context.Context, limit int64, settings []setting
 	}
 	high := path.Join(g.rel, "memory.high")
 	var buf [32]byte
-	size, err := p.read(high, buf[:])
+	size, err := p.read(g.rel, "memory.high", buf[:])
 	if err != nil {
 		return nil, &Error{Op: "read", Path: filepath.Join(p.path, high), Err: err}
 	}

@@ -3,6 +3,7 @@ package cgroup
 import (
 	"bytes"
 	"path"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -19,7 +20,8 @@ func (g *Group) Stats() (*Stats, error) {
 		return nil, &Error{Op: "read", Path: g.t.places[n].path + "/" + g.rel, Err: err}
 	}
 	s := &Stats{Time: time.Now()}
-	r := reader{g: g}
+	r := g.reader()
+	defer r.done()
 	r.cpu(&s.CPU, true)
 	r.memory(&s.Memory, true)
 	r.pids(&s.Pids)
@@ -31,7 +33,8 @@ func (g *Group) Stats() (*Stats, error) {
 // what is in use now, and of pressure, are Absent. It costs about half of Stats.
 func (g *Group) Final() *Stats {
 	s := &Stats{Time: time.Now()}
-	r := reader{g: g}
+	r := g.reader()
+	defer r.done()
 	r.cpu(&s.CPU, false)
 	r.memory(&s.Memory, false)
 	r.pids(&s.Pids)
@@ -42,7 +45,8 @@ func (g *Group) Final() *Stats {
 // CPUTime reads the processor time that the group has used, with all below it;
 // Absent where nothing tells.
 func (g *Group) CPUTime() time.Duration {
-	r := reader{g: g}
+	r := g.reader()
+	defer r.done()
 	if text := r.file(controllerAccount, "cpuacct.usage", false); text != nil {
 		return time.Duration(parse(text))
 	}
@@ -55,7 +59,8 @@ func (g *Group) CPUTime() time.Duration {
 // MemoryNow reads the memory in use, and how much of it is no file's: anonymous
 // and shared. Absent where nothing tells.
 func (g *Group) MemoryNow() (now, anon int64) {
-	r := reader{g: g}
+	r := g.reader()
+	defer r.done()
 	now, anon = Absent, Absent
 	for _, f := range []struct {
 		v2                  bool
@@ -75,7 +80,8 @@ func (g *Group) MemoryNow() (now, anon int64) {
 // this group and below, and whether a limit of this group or of one below was the
 // reason; false where it was the machine, or a group above.
 func (g *Group) OOMKills() (kills int64, own bool) {
-	r := reader{g: g}
+	r := g.reader()
+	defer r.done()
 	if text := r.file(controllerMemory, "memory.events", true); text != nil {
 		kills = field(text, "oom_kill")
 		return max(0, kills), kills > 0 && field(text, "oom") > 0
@@ -97,6 +103,19 @@ type reader struct {
 	buf [8192]byte
 }
 
+var readers = sync.Pool{New: func() any { return new(reader) }}
+
+func (g *Group) reader() *reader {
+	r := readers.Get().(*reader) //nolint:forcetypeassert // the pool's own
+	r.g = g
+	return r
+}
+
+func (r *reader) done() {
+	r.g = nil
+	readers.Put(r)
+}
+
 // file is a file's text; nil where it is not there. With v2 it is looked for in
 // that hierarchy alone, else in v1's alone.
 func (r *reader) file(controller, name string, v2 bool) []byte {
@@ -116,7 +135,7 @@ func (r *reader) file(controller, name string, v2 bool) []byte {
 	if !in {
 		return nil
 	}
-	size, err := p.read(g.rel+"/"+name, r.buf[:])
+	size, err := p.read(g.rel, name, r.buf[:])
 	if err != nil {
 		return nil
 	}
@@ -221,10 +240,10 @@ func (r *reader) v1Memory(s *MemoryStats, now bool) {
 // v1Kills adds up kills and limit hits of a group and those below.
 func (r *reader) v1Kills(p *place, rel string) (kills, hits int64) {
 	kills, hits = Absent, Absent
-	if n, err := p.read(path.Join(rel, "memory.failcnt"), r.buf[:]); err == nil {
+	if n, err := p.read(rel, "memory.failcnt", r.buf[:]); err == nil {
 		hits = parse(r.buf[:n])
 	}
-	if n, err := p.read(path.Join(rel, "memory.oom_control"), r.buf[:]); err == nil {
+	if n, err := p.read(rel, "memory.oom_control", r.buf[:]); err == nil {
 		kills = field(r.buf[:n], "oom_kill") // Linux 4.13
 	}
 	if p.leaf(rel) {
@@ -257,7 +276,7 @@ func (r *reader) pids(s *PidsStats) {
 // count where the fork was tried, and not where the limit is.
 func (r *reader) forksRefused(p *place, rel string) int64 {
 	hits := int64(Absent)
-	if n, err := p.read(rel+"/pids.events", r.buf[:]); err == nil {
+	if n, err := p.read(rel, "pids.events", r.buf[:]); err == nil {
 		hits = field(r.buf[:n], "max")
 	}
 	if hits != 0 || p.leaf(rel) {
@@ -395,7 +414,7 @@ func field(text []byte, name string) int64 {
 // number reads a file that holds one number.
 func (g *Group) number(p *place, file string) (int64, error) {
 	var buf [32]byte
-	n, err := p.read(path.Join(g.rel, file), buf[:])
+	n, err := p.read(g.rel, file, buf[:])
 	if err != nil {
 		return Absent, &Error{Op: "read", Path: path.Join(p.path, g.rel, file), Err: err}
 	}

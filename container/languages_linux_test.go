@@ -9,6 +9,7 @@ import (
 
 	"github.com/inlay-dev/inlay/container"
 	"github.com/inlay-dev/inlay/containertest"
+	"github.com/inlay-dev/inlay/security"
 )
 
 // needUsrProgram skips where the host does not have the program where a default
@@ -58,6 +59,7 @@ func TestLanguages(t *testing.T) {
 				}
 			}
 			require.Equal(t, "42\n", output(t, opts...))
+			require.Equal(t, "42\n", output(t, append(opts, container.WithSeccomp(security.Strict()))...), "under the strict profile")
 		})
 	}
 }

@@ -8,7 +8,7 @@ import (
 )
 
 // WithSeccomp sets which system calls the job may make: a profile by
-// [security.ParseSeccomp], or [security.Unconfined]. Without it a job has Docker's
+// [security.ParseSeccomp], [security.Strict], or [security.Unconfined]. Without it a job has Docker's
 // default profile for its capabilities, [security.DefaultSeccomp]; one of Exec has
 // the container's own profile, where that was given.
 //

@@ -89,6 +89,13 @@ func TestDefaultSeccomp(t *testing.T) {
 	for _, name := range []string{"clone3", "keyctl", "socket AF_VSOCK", "io_uring_setup", "userfaultfd", "clone user"} {
 		require.NotContains(t, []string{"EPERM", "ENOSYS"}, open[name], name)
 	}
+	for name, errno := range ask(t, c, container.WithSeccomp(security.Strict())) {
+		want := map[string]string{"clone3": "ENOSYS", "of the future": "ENOSYS", "nothing special": "", "socket AF_VSOCK": "EAFNOSUPPORT"}
+		if _, ok := want[name]; !ok {
+			want[name] = "EPERM"
+		}
+		require.Equal(t, want[name], errno, name)
+	}
 	require.NoError(t, c.Close())
 
 	// Exec has the container's profile, if it has none of its own.

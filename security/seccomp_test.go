@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
@@ -170,6 +171,48 @@ func TestSeccompCorpus(t *testing.T) {
 				check(t, s, rand.New(rand.NewPCG(1, 2)), arch) //nolint:gosec // to be repeated
 			}
 		})
+	}
+}
+
+// Strict names no call that does not exist, and leaves out what it says.
+func TestStrict(t *testing.T) {
+	s := Strict()
+	for arch := range auditArch {
+		program, err := s.Compile(arch)
+		require.NoError(t, err)
+		t.Logf("%s: %d instructions", arch, len(program))
+		check(t, s, rand.New(rand.NewPCG(3, 4)), arch) //nolint:gosec // to be repeated
+	}
+	for _, name := range strings.Fields(strictCalls) {
+		_, amd := syscallNumbers["amd64"][name]
+		_, arm := syscallNumbers["arm64"][name]
+		require.True(t, amd || arm, name)
+	}
+	for call, want := range map[string]string{
+		"ptrace": "SCMP_ACT_ERRNO(1)", "unshare": "SCMP_ACT_ERRNO(1)", "bpf": "SCMP_ACT_ERRNO(1)", "clone3": "SCMP_ACT_ERRNO(38)",
+		"io_uring_setup": "SCMP_ACT_ERRNO(1)", "keyctl": "SCMP_ACT_ERRNO(1)", "mount": "SCMP_ACT_ERRNO(1)", "openat": "SCMP_ACT_ALLOW",
+	} {
+		require.Contains(t, s.Explain("amd64", call), want)
+	}
+	for _, tt := range []struct {
+		call string
+		args []uint64
+		want string
+	}{
+		{"socket", []uint64{1}, "SCMP_ACT_ALLOW"},
+		{"socket", []uint64{2}, "SCMP_ACT_ERRNO(97)"},
+		{"socket", []uint64{1<<32 | 2}, "SCMP_ACT_ERRNO(97)"},
+		// The kernel looks at 32 bits of a command alone: CVE-2019-10063.
+		{"ioctl", []uint64{0, 0x5412}, "SCMP_ACT_ERRNO(1)"},
+		{"ioctl", []uint64{0, 1<<32 | 0x5412}, "SCMP_ACT_ERRNO(1)"},
+		{"ioctl", []uint64{0, 0x541c}, "SCMP_ACT_ERRNO(1)"},
+		{"ioctl", []uint64{0, 0x5401}, "SCMP_ACT_ALLOW"},
+		{"clone", []uint64{0x10000000}, "SCMP_ACT_ERRNO(1)"},
+		{"clone", []uint64{0x3d0f00}, "SCMP_ACT_ALLOW"},
+		{"personality", []uint64{0xffffffff}, "SCMP_ACT_ALLOW"},
+		{"personality", []uint64{0x20000}, "SCMP_ACT_ERRNO(1)"},
+	} {
+		require.Contains(t, s.Explain("amd64", tt.call, tt.args...), tt.want, "%v", tt)
 	}
 }
 

@@ -71,7 +71,7 @@ func run(ctx context.Context, args []string) (code int, err error) {
 	add("env e", "set `K=V`; repeatable", func(v string) (container.Option, error) { return container.WithEnv(v), nil })
 	add("hostname", "the container's `NAME` for itself", func(v string) (container.Option, error) { return container.WithHostname(v), nil })
 	add("cap-add", "give the capability `CAP`; repeatable", func(v string) (container.Option, error) { return container.WithCapabilities(v), nil })
-	add("security-opt", "`seccomp=FILE`, an OCI profile, or seccomp=unconfined", securityOpt)
+	add("security-opt", "`seccomp=FILE`, an OCI profile, or seccomp=strict or seccomp=unconfined", securityOpt)
 	add("ulimit", "set the limit `name=soft[:hard]` of setrlimit(2), -1 is none; repeatable", ulimit)
 	add("time-limit", "kill the program after `DUR`, as 1.5s", func(v string) (container.Option, error) {
 		d, err := time.ParseDuration(v)
@@ -168,6 +168,8 @@ func securityOpt(v string) (container.Option, error) {
 		return nil, errors.New("not seccomp=FILE or seccomp=unconfined")
 	case file == "unconfined":
 		return container.WithSeccomp(security.Unconfined()), nil
+	case file == "strict":
+		return container.WithSeccomp(security.Strict()), nil
 	}
 	text, err := os.ReadFile(file)
 	if err != nil {

@@ -333,6 +333,7 @@ func TestFlags(t *testing.T) {
 		{"no capability", nil, "grep CapEff /proc/self/status", "CapEff:\t0000000000000000\n"},
 		{"capability", []string{"--cap-add", "NET_ADMIN", "--cap-add", "cap_chown"}, "grep CapEff /proc/self/status", "CapEff:\t0000000000001001\n"},
 		{"seccomp", nil, "grep Seccomp: /proc/self/status", "Seccomp:\t2\n"},
+		{"strict", []string{"--security-opt", "seccomp=strict"}, "grep Seccomp: /proc/self/status", "Seccomp:\t2\n"},
 		{"unconfined", []string{"--security-opt", "seccomp=unconfined"}, "grep Seccomp: /proc/self/status", "Seccomp:\t0\n"},
 		{"ulimit", []string{"--ulimit", "nofile=7:9", "--ulimit", "fsize=0"}, "ulimit -n; ulimit -Hn; ulimit -f", "7\n9\n0\n"},
 		{"user", []string{"--user", "0"}, "id -u; id -g", "0\n0\n"},
