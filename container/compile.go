@@ -26,9 +26,8 @@ type host struct {
 	initUID, initGID uint32
 	// setgroups tells that setgroups(2) may be called.
 	setgroups bool
-	// noFile and nProc are the host program's hard limits of open files and of
-	// processes.
-	noFile, nProc uint64
+	// hard are the host program's own hard limits: no job can have more.
+	hard map[string]uint64
 	// countsProcesses tells that RLIMIT_NPROC counts the container's processes
 	// alone.
 	countsProcesses bool
@@ -208,12 +207,14 @@ func candidates(name string, env []string) []string {
 
 // rlimits are the job's limits: its own over the defaults.
 func rlimits(j *Job, h *host) []security.Rlimit {
-	list := []security.Rlimit{
-		{Name: "core", Soft: 1, Hard: 1},
-		{Name: "nofile", Soft: min(1024, h.noFile), Hard: min(65536, h.noFile)},
-	}
+	list := slices.Clone(defaultRlimits)
 	if h.countsProcesses && !h.pidsByGroup {
-		list = append(list, security.Rlimit{Name: "nproc", Soft: min(defaultPids, h.nProc), Hard: min(defaultPids, h.nProc)})
+		list = append(list, security.Rlimit{Name: "nproc", Soft: defaultPids, Hard: defaultPids})
+	}
+	for i := range list {
+		if hard, ok := h.hard[list[i].Name]; ok {
+			list[i].Soft, list[i].Hard = min(list[i].Soft, hard), min(list[i].Hard, hard)
+		}
 	}
 	if d := j.CPUTimeLimit; d != nil {
 		// The backstop, should nobody look: whole seconds, of each process alone.
@@ -225,6 +226,19 @@ func rlimits(j *Job, h *host) []security.Rlimit {
 		list = append(list, r)
 	}
 	return list
+}
+
+// defaultRlimits bound what one job can take of the kernel's memory and of the
+// processors, and what a single file of it can hold; WithRlimit lists them.
+var defaultRlimits = []security.Rlimit{
+	{Name: "core", Soft: 1, Hard: 1}, // 0 would still start a handler, core(5)
+	{Name: "nofile", Soft: 1024, Hard: 65536},
+	{Name: "fsize", Soft: 64 << 30, Hard: 64 << 30},
+	{Name: "memlock", Soft: 8 << 20, Hard: 8 << 20},
+	{Name: "msgqueue", Soft: 819200, Hard: 819200},
+	{Name: "sigpending", Soft: 4096, Hard: 4096},
+	{Name: "nice"}, // no higher priority, of whatever kind
+	{Name: "rtprio"},
 }
 
 // defaultPids is how many processes a container has at most by default.

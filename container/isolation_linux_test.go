@@ -177,6 +177,16 @@ func TestIsolationLimits(t *testing.T) {
 		var own unix.Rlimit
 		require.NoError(t, unix.Getrlimit(unix.RLIMIT_NOFILE, &own))
 		require.Equal(t, strconv.FormatUint(min(65536, own.Max), 10), limits["Max open files"][1])
+		for name, most := range map[string]uint64{
+			"Max file size": 64 << 30, "Max locked memory": 8 << 20, "Max msgqueue size": 819200, "Max pending signals": 4096,
+			"Max nice priority": 0, "Max realtime priority": 0,
+		} {
+			for _, text := range limits[name][:2] {
+				n, err := strconv.ParseUint(text, 10, 64)
+				require.NoError(t, err, "%s: %s", name, text)
+				require.LessOrEqual(t, n, most, name)
+			}
+		}
 		if !groupsOf(t, "pids") && countsProcesses(t) {
 			require.Equal(t, []string{"1024", "1024"}, limits["Max processes"][:2])
 		}

@@ -108,10 +108,19 @@ func WithExtraFiles(files ...*os.File) JobOption {
 }
 
 // WithRlimit sets a limit of setrlimit(2) by its name, as Docker's --ulimit has
-// it ("nofile", "fsize"); security.Infinity is none. Without it core is 1 (see
-// core(5): 0 would still start a handler), nofile 1,024 and 65,536 hard, nproc
-// 1,024 where it counts for the container alone, and the others are as the host
-// program has them.
+// it ("nofile", "fsize"); security.Infinity is none. Without it a job has these,
+// soft and hard, or the host program's own hard limit where that is lower:
+//
+//	core        1, for which no handler is started (core(5); with 0 one is)
+//	nofile      1,024, and 65,536 hard: open files
+//	nproc       1,024, where no group counts processes, and it counts the container's alone
+//	fsize       64 GiB: the size of one file
+//	memlock     8 MiB: locked memory
+//	msgqueue    819,200 bytes in POSIX message queues
+//	sigpending  4,096 queued signals
+//	nice        0, and rtprio 0: no higher priority than others
+//
+// The others are as the host program has them.
 //
 // New reports names that do not exist and a soft limit above the hard one; Start
 // a hard limit above the host program's own.

@@ -18,7 +18,7 @@ import (
 func madeUp(arch plan.Arch) *host {
 	maps := []namespace.IDMap{{ContainerID: 0, HostID: 524288, Size: 65536}}
 	return &host{
-		arch: arch, uids: maps, gids: maps, initUID: 65535, initGID: 65535, setgroups: true, noFile: 20000, nProc: 30000, countsProcesses: true,
+		arch: arch, uids: maps, gids: maps, initUID: 65535, initGID: 65535, setgroups: true, hard: map[string]uint64{"nofile": 20000, "nproc": 30000}, countsProcesses: true,
 		machine: &rootfs.Machine{
 			Links: map[string]string{"bin": "usr/bin", "lib": "usr/lib"}, Folders: []string{"usr", "nix/store"}, HasEtc: true,
 			Etc: []rootfs.EtcEntry{

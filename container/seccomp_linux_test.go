@@ -22,25 +22,31 @@ var doors = map[string]func() (uintptr, uintptr, uintptr, uintptr){
 	"clone user": func() (uintptr, uintptr, uintptr, uintptr) {
 		return unix.SYS_CLONE, unix.CLONE_NEWUSER | unix.CLONE_SIGHAND, 0, 0
 	},
-	"clone3":          func() (uintptr, uintptr, uintptr, uintptr) { return unix.SYS_CLONE3, 0, 0, 0 },
-	"keyctl":          func() (uintptr, uintptr, uintptr, uintptr) { return unix.SYS_KEYCTL, 99999, 0, 0 },
-	"add_key":         func() (uintptr, uintptr, uintptr, uintptr) { return unix.SYS_ADD_KEY, 0, 0, 0 },
-	"bpf":             func() (uintptr, uintptr, uintptr, uintptr) { return unix.SYS_BPF, 99999, 0, 0 },
-	"perf_event_open": func() (uintptr, uintptr, uintptr, uintptr) { return unix.SYS_PERF_EVENT_OPEN, 0, 0, 0 },
-	"userfaultfd":     func() (uintptr, uintptr, uintptr, uintptr) { return unix.SYS_USERFAULTFD, ^uintptr(0), 0, 0 },
-	"io_uring_setup":  func() (uintptr, uintptr, uintptr, uintptr) { return unix.SYS_IO_URING_SETUP, 0, 0, 0 },
-	"kexec_load":      func() (uintptr, uintptr, uintptr, uintptr) { return unix.SYS_KEXEC_LOAD, 0, 0, 0 },
-	"init_module":     func() (uintptr, uintptr, uintptr, uintptr) { return unix.SYS_INIT_MODULE, 0, 0, 0 },
-	"quotactl":        func() (uintptr, uintptr, uintptr, uintptr) { return unix.SYS_QUOTACTL, ^uintptr(0), 0, 0 },
-	"swapon":          func() (uintptr, uintptr, uintptr, uintptr) { return unix.SYS_SWAPON, 0, 0, 0 },
-	"acct":            func() (uintptr, uintptr, uintptr, uintptr) { return unix.SYS_ACCT, 1, 0, 0 },
-	"mount":           func() (uintptr, uintptr, uintptr, uintptr) { return unix.SYS_MOUNT, 0, 0, 0 },
-	"open_by_handle":  func() (uintptr, uintptr, uintptr, uintptr) { return unix.SYS_OPEN_BY_HANDLE_AT, ^uintptr(0), 0, 0 },
-	"settimeofday":    func() (uintptr, uintptr, uintptr, uintptr) { return unix.SYS_SETTIMEOFDAY, 1, 1, 0 },
-	"socket AF_VSOCK": func() (uintptr, uintptr, uintptr, uintptr) { return unix.SYS_SOCKET, unix.AF_VSOCK, 9999, 0 },
-	"personality":     func() (uintptr, uintptr, uintptr, uintptr) { return unix.SYS_PERSONALITY, 0x1234, 0, 0 },
-	"of the future":   func() (uintptr, uintptr, uintptr, uintptr) { return 999, 0, 0, 0 },
-	"nothing special": func() (uintptr, uintptr, uintptr, uintptr) { return unix.SYS_GETPID, 0, 0, 0 },
+	"clone3":                     func() (uintptr, uintptr, uintptr, uintptr) { return unix.SYS_CLONE3, 0, 0, 0 },
+	"keyctl":                     func() (uintptr, uintptr, uintptr, uintptr) { return unix.SYS_KEYCTL, 99999, 0, 0 },
+	"add_key":                    func() (uintptr, uintptr, uintptr, uintptr) { return unix.SYS_ADD_KEY, 0, 0, 0 },
+	"bpf":                        func() (uintptr, uintptr, uintptr, uintptr) { return unix.SYS_BPF, 99999, 0, 0 },
+	"perf_event_open":            func() (uintptr, uintptr, uintptr, uintptr) { return unix.SYS_PERF_EVENT_OPEN, 0, 0, 0 },
+	"userfaultfd":                func() (uintptr, uintptr, uintptr, uintptr) { return unix.SYS_USERFAULTFD, ^uintptr(0), 0, 0 },
+	"io_uring_setup":             func() (uintptr, uintptr, uintptr, uintptr) { return unix.SYS_IO_URING_SETUP, 0, 0, 0 },
+	"kexec_load":                 func() (uintptr, uintptr, uintptr, uintptr) { return unix.SYS_KEXEC_LOAD, 0, 0, 0 },
+	"init_module":                func() (uintptr, uintptr, uintptr, uintptr) { return unix.SYS_INIT_MODULE, 0, 0, 0 },
+	"quotactl":                   func() (uintptr, uintptr, uintptr, uintptr) { return unix.SYS_QUOTACTL, ^uintptr(0), 0, 0 },
+	"swapon":                     func() (uintptr, uintptr, uintptr, uintptr) { return unix.SYS_SWAPON, 0, 0, 0 },
+	"acct":                       func() (uintptr, uintptr, uintptr, uintptr) { return unix.SYS_ACCT, 1, 0, 0 },
+	"mount":                      func() (uintptr, uintptr, uintptr, uintptr) { return unix.SYS_MOUNT, 0, 0, 0 },
+	"open_by_handle":             func() (uintptr, uintptr, uintptr, uintptr) { return unix.SYS_OPEN_BY_HANDLE_AT, ^uintptr(0), 0, 0 },
+	"settimeofday":               func() (uintptr, uintptr, uintptr, uintptr) { return unix.SYS_SETTIMEOFDAY, 1, 1, 0 },
+	"socket AF_VSOCK":            func() (uintptr, uintptr, uintptr, uintptr) { return unix.SYS_SOCKET, unix.AF_VSOCK, 9999, 0 },
+	"socket AF_VSOCK, more bits": func() (uintptr, uintptr, uintptr, uintptr) { return unix.SYS_SOCKET, 1<<32 | unix.AF_VSOCK, 9999, 0 },
+	"socket AF_ALG": func() (uintptr, uintptr, uintptr, uintptr) {
+		return unix.SYS_SOCKET, unix.AF_ALG, unix.SOCK_SEQPACKET, 9999
+	},
+	"TIOCSTI, more bits": func() (uintptr, uintptr, uintptr, uintptr) { return unix.SYS_IOCTL, 0, 1<<32 | unix.TIOCSTI, 0 },
+	"TIOCLINUX":          func() (uintptr, uintptr, uintptr, uintptr) { return unix.SYS_IOCTL, 0, unix.TIOCLINUX, 0 },
+	"personality":        func() (uintptr, uintptr, uintptr, uintptr) { return unix.SYS_PERSONALITY, 0x1234, 0, 0 },
+	"of the future":      func() (uintptr, uintptr, uintptr, uintptr) { return 999, 0, 0, 0 },
+	"nothing special":    func() (uintptr, uintptr, uintptr, uintptr) { return unix.SYS_GETPID, 0, 0, 0 },
 }
 
 var doorsJob = register("doors", func([]string) int {
@@ -63,7 +69,9 @@ var doorsJob = register("doors", func([]string) int {
 func TestDefaultSeccomp(t *testing.T) {
 	containertest.Census(t)
 	needContainers(t)
-	closed := map[string]string{"clone3": "ENOSYS", "of the future": "ENOSYS", "nothing special": ""}
+	closed := map[string]string{
+		"socket AF_VSOCK": "EAFNOSUPPORT", "socket AF_VSOCK, more bits": "EAFNOSUPPORT", "socket AF_ALG": "EAFNOSUPPORT", "clone3": "ENOSYS", "of the future": "ENOSYS", "nothing special": "",
+	}
 	ask := func(t *testing.T, c *container.Container, opts ...container.JobOption) map[string]string {
 		t.Helper()
 		var out strings.Builder
@@ -90,7 +98,7 @@ func TestDefaultSeccomp(t *testing.T) {
 		require.NotContains(t, []string{"EPERM", "ENOSYS"}, open[name], name)
 	}
 	for name, errno := range ask(t, c, container.WithSeccomp(security.Strict())) {
-		want := map[string]string{"clone3": "ENOSYS", "of the future": "ENOSYS", "nothing special": "", "socket AF_VSOCK": "EAFNOSUPPORT"}
+		want := map[string]string{"clone3": "ENOSYS", "of the future": "ENOSYS", "nothing special": "", "socket AF_VSOCK": "EAFNOSUPPORT", "socket AF_VSOCK, more bits": "EAFNOSUPPORT", "socket AF_ALG": "EAFNOSUPPORT"}
 		if _, ok := want[name]; !ok {
 			want[name] = "EPERM"
 		}
@@ -134,4 +142,36 @@ func TestSeccompProfiles(t *testing.T) {
 	require.ErrorContains(t, err, "nobody to answer")
 	_, err = container.New(sh("true"), container.WithSeccomp(parse(`{"defaultAction": "SCMP_ACT_ALLOW", "architectures": ["SCMP_ARCH_S390X"]}`)))
 	require.ErrorContains(t, err, "not among them")
+}
+
+// Calls of x32 and of 32-bit programs, which no profile looks at, end the process,
+// under every profile.
+func TestForeignCalls(t *testing.T) {
+	containertest.Census(t)
+	needContainers(t)
+	needUsrProgram(t, "cc")
+	if runtime.GOARCH != "amd64" {
+		t.Skip("needs amd64: others have no second entry that is compiled in")
+	}
+	const program = `#include <stdio.h>
+#include <unistd.h>
+int main(int n, char **v) {
+	long r = 20;
+	if (n > 1)
+		__asm__ volatile("int $0x80" : "+a"(r));
+	else
+		r = syscall(0x40000000 | 39);
+	printf("%ld\n", r);
+}
+`
+	for name, profile := range map[string]*security.Seccomp{"default": nil, "strict": security.Strict()} {
+		for _, arg := range []string{"", "i386"} {
+			t.Run(name+arg, func(t *testing.T) {
+				res, err := container.Run(timeout(t), container.WithDir("/tmp"), container.WithFile("/tmp/a.c", []byte(program), 0o644),
+					container.WithSeccomp(profile), sh("cc -o a a.c && exec ./a "+arg))
+				require.NoError(t, err)
+				require.Equal(t, container.SyscallRefused, res.Status, "%v", res)
+			})
+		}
+	}
 }

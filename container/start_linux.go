@@ -25,6 +25,7 @@ import (
 	"github.com/inlay-dev/inlay/internal/rawproc"
 	"github.com/inlay-dev/inlay/namespace"
 	"github.com/inlay-dev/inlay/rootfs"
+	"github.com/inlay-dev/inlay/security"
 )
 
 // running is what a started container holds on this host.
@@ -279,15 +280,13 @@ func (r *running) look(ctx context.Context) error {
 
 // lookLimits reads the host program's own limits: no job can have more.
 func (h *host) lookLimits() error {
-	for _, l := range []struct {
-		resource int
-		to       *uint64
-	}{{unix.RLIMIT_NOFILE, &h.noFile}, {unix.RLIMIT_NPROC, &h.nProc}} {
+	h.hard = map[string]uint64{}
+	for _, l := range slices.Concat(defaultRlimits, []security.Rlimit{{Name: "nproc"}}) {
 		var lim unix.Rlimit
-		if err := unix.Getrlimit(l.resource, &lim); err != nil {
+		if err := unix.Getrlimit(l.Number(), &lim); err != nil {
 			return &StartError{Phase: PhasePrepare, Op: "getrlimit", Err: err}
 		}
-		*l.to = lim.Max
+		h.hard[l.Name] = lim.Max
 	}
 	return nil
 }

@@ -230,9 +230,17 @@ func (a *assembler) condition(c specs.LinuxSeccompArg, yes, no int) int {
 		rest := a.load(low)
 		a.branch(opEqual, kHigh, rest, no)
 	case specs.OpMaskedEqual:
+		if c.ValueTwo&^c.Value != 0 {
+			return no // bits that the mask takes away
+		}
 		want, wantHigh := uint32(c.ValueTwo), uint32(c.ValueTwo>>32)
 		a.branch(opEqual, want, yes, no)
-		a.add(opAnd, 0, 0, k)
+		if k != 0xffffffff {
+			a.add(opAnd, 0, 0, k)
+		}
+		if kHigh == 0 {
+			return a.load(low)
+		}
 		rest := a.load(low)
 		a.branch(opEqual, wantHigh, rest, no)
 		a.add(opAnd, 0, 0, kHigh)

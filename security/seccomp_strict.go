@@ -1,6 +1,7 @@
 package security
 
 import (
+	"slices"
 	"strings"
 	"sync"
 
@@ -51,6 +52,29 @@ bind connect listen accept accept4 getsockname getpeername getsockopt setsockopt
 sendto recvfrom sendmsg recvmsg sendmmsg recvmmsg
 `
 
+const (
+	low                = 0xffffffff // what the kernel takes of an int argument
+	afUnix             = 1
+	afALG, afVsock     = 38, 40
+	tiocsti, tioclinux = 0x5412, 0x541c
+)
+
+var noFamily = uint(97) // EAFNOSUPPORT
+
+// is compares an argument that the kernel takes 32 bits of.
+func is(index uint, value uint64) []specs.LinuxSeccompArg {
+	return []specs.LinuxSeccompArg{{Index: index, Value: low, ValueTwo: value, Op: specs.OpMaskedEqual}}
+}
+
+// refusedFirst is what no profile of ours allows.
+var refusedFirst = []specs.LinuxSyscall{
+	{Names: []string{"socket", "socketpair"}, Action: specs.ActErrno, ErrnoRet: &noFamily, Args: is(0, afVsock)},
+	{Names: []string{"socket", "socketpair"}, Action: specs.ActErrno, ErrnoRet: &noFamily, Args: is(0, afALG)},
+	// They put words into the mouth of whoever has the terminal.
+	{Names: []string{"ioctl"}, Action: specs.ActErrno, Args: is(1, tiocsti)},
+	{Names: []string{"ioctl"}, Action: specs.ActErrno, Args: is(1, tioclinux)},
+}
+
 // Strict is a profile for programs of strangers that compute, as a judge runs them:
 // files, memory, threads and children, and sockets of AF_UNIX alone. No network, no
 // namespaces or mounts, no keyrings, no tracing, none of bpf, perf, io_uring,
@@ -60,34 +84,24 @@ func Strict() *Seccomp { return strict() }
 
 var strict = sync.OnceValue(func() *Seccomp {
 	const (
-		enosysAnswer, noFamily = uint(enosys), uint(97) // EAFNOSUPPORT
-		low                    = 0xffffffff             // what the kernel takes of an int argument
-		afUnix                 = 1
-		tiocsti, tioclinux     = 0x5412, 0x541c
-		newNamespaces          = 0x7e020000
-		noRandomization        = 0x0040000 // what debuggers and some language systems ask for
+		newNamespaces   = 0x7e020000
+		noRandomization = 0x0040000 // what debuggers and some language systems ask for
 	)
-	errno := func(n uint) *uint { return &n }
-	is := func(index uint, value uint64) []specs.LinuxSeccompArg {
-		return []specs.LinuxSeccompArg{{Index: index, Value: low, ValueTwo: value, Op: specs.OpMaskedEqual}}
-	}
+	answer := uint(enosys)
 	p := &specs.LinuxSeccomp{
 		DefaultAction: specs.ActErrno,
-		Syscalls: []specs.LinuxSyscall{
+		Syscalls: append(slices.Clone(refusedFirst), []specs.LinuxSyscall{
 			{Names: strings.Fields(strictCalls), Action: specs.ActAllow},
 			{Names: []string{"clone"}, Action: specs.ActAllow, Args: []specs.LinuxSeccompArg{{Index: 0, Value: newNamespaces, Op: specs.OpMaskedEqual}}},
 			// Its flags are behind a pointer.
-			{Names: []string{"clone3"}, Action: specs.ActErrno, ErrnoRet: errno(enosysAnswer)},
+			{Names: []string{"clone3"}, Action: specs.ActErrno, ErrnoRet: &answer},
 			{Names: []string{"socket", "socketpair"}, Action: specs.ActAllow, Args: is(0, afUnix)},
-			{Names: []string{"socket", "socketpair"}, Action: specs.ActErrno, ErrnoRet: errno(noFamily)},
-			// They put words into the mouth of whoever has the terminal.
-			{Names: []string{"ioctl"}, Action: specs.ActErrno, Args: is(1, tiocsti)},
-			{Names: []string{"ioctl"}, Action: specs.ActErrno, Args: is(1, tioclinux)},
+			{Names: []string{"socket", "socketpair"}, Action: specs.ActErrno, ErrnoRet: &noFamily},
 			{Names: []string{"ioctl"}, Action: specs.ActAllow},
 			{Names: []string{"personality"}, Action: specs.ActAllow, Args: is(0, 0)},
 			{Names: []string{"personality"}, Action: specs.ActAllow, Args: is(0, low)},
 			{Names: []string{"personality"}, Action: specs.ActAllow, Args: is(0, noRandomization)},
-		},
+		}...),
 	}
 	s, err := NewSeccomp(p)
 	if err != nil {
