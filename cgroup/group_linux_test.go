@@ -268,3 +268,15 @@ func TestGroupsUnderAnyUmask(t *testing.T) {
 		require.Equal(t, os.FileMode(0o755), info.Mode().Perm(), p)
 	}
 }
+
+// A call makes its result and little else: what watches many groups calls it often.
+func TestStatsAllocatesLittle(t *testing.T) {
+	pids := int64(16)
+	g := group(t, cgroup.Limits{Pids: &pids})
+	allocs := testing.AllocsPerRun(100, func() {
+		if _, err := g.Stats(); err != nil {
+			t.Error(err)
+		}
+	})
+	require.LessOrEqual(t, allocs, 12.0, "the result, its list of disks, and their names")
+}
