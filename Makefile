@@ -12,8 +12,9 @@ lint = go tool -modfile=tools/go.mod golangci-lint
 help: ## print this
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1:\2/p' $(MAKEFILE_LIST) | awk -F: '{ t = $$1; sub(/^[^:]*:/, ""); printf "%-10s%s\n", t, $$0 }'
 
+# One package after the other: a census counts what is on the whole machine.
 test: ## run the tests; what this machine cannot run is skipped, with the reason
-	go test -timeout 20m $(TESTFLAGS) ./...
+	go test -p 1 -timeout 20m $(TESTFLAGS) ./...
 
 check: ## run all that CI runs (as root on Debian: installs packages, makes users, boots VMs)
 	bash .ci/run
@@ -25,7 +26,7 @@ fmt: ## rewrite the Go files as gofumpt and goimports have them
 	$(lint) fmt ./...
 
 soak: ## run the tests with many more rounds: failures, deaths, leaks
-	INLAY_SOAK=1 go test -count=1 -timeout 12h $(TESTFLAGS) ./...
+	INLAY_SOAK=1 go test -p 1 -count=1 -timeout 12h $(TESTFLAGS) ./...
 
 bench: ## measure a start against fork and exec alone
 	go run ./bench
@@ -33,7 +34,7 @@ bench: ## measure a start against fork and exec alone
 # internal/rawproc runs after a fork without a Go runtime: its code may not
 # count. A program that measures is none to be tested.
 cover: ## run the tests and print the share of the statements that they reach
-	go test -timeout 20m -coverprofile=cover.out \
+	go test -p 1 -timeout 20m -coverprofile=cover.out \
 		-coverpkg=$$(go list ./... | grep -Ev '/(internal/rawproc|bench)$$' | paste -sd, -) $(TESTFLAGS) ./...
 	go tool cover -func=cover.out | tail -n 1
 

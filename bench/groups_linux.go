@@ -48,6 +48,7 @@ func groupsBase() (base *cgroup.Group, done func() error, err error) {
 func buildPeer(dir string) error {
 	cmd := exec.Command("go", "build", "-o", filepath.Join(dir, "peer"), ".")
 	cmd.Dir = *peer
+	cmd.Env = append(os.Environ(), "GOWORK=off") // with its own versions
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("go build in %s: %w: %s", cmd.Dir, err, out)
 	}
@@ -98,7 +99,7 @@ func groups() (err error) {
 		e.Close()
 		return g.Delete(context.Background())
 	})
-	var floorArgs []string
+	floorArgs := []string{"-f"}
 	for _, p := range paths {
 		floorArgs = append(floorArgs, "-g", p)
 	}

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path"
 	"path/filepath"
@@ -154,25 +155,41 @@ func (g *Group) any() int {
 }
 
 func (p *place) walk(rel string, f func(pid int)) error {
-	text, err := os.ReadFile(filepath.Join(p.path, rel, "cgroup.procs"))
-	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENODEV) {
-		return nil // removed meanwhile
+	var failed error
+	list := func(dir int, name string) bool {
+		if failed != nil {
+			return false
+		}
+		failed = processesIn(dir, path.Join(name, "cgroup.procs"), f)
+		return failed == nil
 	}
-	if err != nil {
+	if err := p.at(func(dir int) error { return processesIn(dir, path.Join(rel, "cgroup.procs"), f) }); err != nil {
 		return &Error{Op: "read", Path: filepath.Join(p.path, rel, "cgroup.procs"), Err: err}
+	}
+	if err := errors.Join(p.visit(context.Background(), rel, list, func(int, string) {}), failed); err != nil {
+		return &Error{Op: "read", Path: filepath.Join(p.path, rel), Err: err}
+	}
+	return nil
+}
+
+// processesIn calls f for every process of a file cgroup.procs.
+func processesIn(dir int, name string, f func(pid int)) error {
+	fd, err := unix.Openat(dir, name, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		if missingFile(err) || errors.Is(err, unix.ENODEV) {
+			return nil // removed meanwhile
+		}
+		return err
+	}
+	file := os.NewFile(uintptr(fd), name)
+	text, err := io.ReadAll(file)
+	_ = file.Close() // only read
+	if err != nil && !errors.Is(err, unix.ENODEV) {
+		return err
 	}
 	for line := range bytes.Lines(text) {
 		if pid, err := strconv.Atoi(string(bytes.TrimSpace(line))); err == nil && pid > 0 {
 			f(pid)
-		}
-	}
-	below, err := p.below(rel)
-	if err != nil {
-		return nil // removed meanwhile
-	}
-	for _, name := range below {
-		if err := p.walk(path.Join(rel, name), f); err != nil {
-			return err
 		}
 	}
 	return nil

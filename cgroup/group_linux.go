@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math"
 	"os"
 	"path"
 	"path/filepath"
@@ -322,8 +323,14 @@ func (g *Group) Missing(l *Limits) []*LimitError {
 			add("DeviceRules", controllerDevices)
 		}
 	}
+	if n, _ := g.t.find(controllerMemory); l.Swap != nil && l.Memory == nil && n >= 0 && n != g.t.unified {
+		out = append(out, &LimitError{
+			Field: "Swap", Controller: controllerMemory, Reason: "cgroup v1 limits the sum of memory and swap, so that swap alone has no limit",
+			Remedy: "set a limit of memory as well",
+		})
+	}
 	if len(l.Unified) > 0 && g.t.unified < 0 {
-		out = append(out, &LimitError{Field: "Unified", Reason: "these are files of cgroup v2, which is not mounted"})
+		out = append(out, &LimitError{Field: "Unified", Reason: "these are files of cgroup v2, which is not mounted", Remedy: "take the limits that have a field, or a host with cgroup v2"})
 	}
 	return out
 }
@@ -398,17 +405,17 @@ func (g *Group) Create(name string, l Limits) (*Group, error) {
 		return nil, err
 	}
 	if err := c.make(places); err != nil {
-		return nil, errors.Join(err, c.remove())
+		return nil, errors.Join(err, c.remove(context.Background()))
 	}
 	if err := c.write(settings); err != nil {
-		return nil, errors.Join(err, c.remove())
+		return nil, errors.Join(err, c.remove(context.Background()))
 	}
 	c.limited = g.t.limitedBy(settings)
 	if n, _ := g.t.find(controllerDevices); n >= 0 && len(l.DeviceRules) > 0 {
 		c.limited |= 1 << n
 	}
 	if err := c.setDevices(l.DeviceRules); err != nil {
-		return nil, errors.Join(err, c.remove())
+		return nil, errors.Join(err, c.remove(context.Background()))
 	}
 	return c, nil
 }
@@ -577,7 +584,7 @@ func (g *Group) write(settings []setting) error {
 		case missingFile(err) && !p.has(g.rel):
 			return &Error{Op: "write", Path: filepath.Join(p.path, g.rel), Err: err, Remedy: "somebody removed the group"}
 		case missingFile(err):
-			errs = append(errs, &LimitError{Field: s.field, Controller: s.controller, Reason: "this kernel has no " + s.file, Err: err})
+			errs = append(errs, &LimitError{Field: s.field, Controller: s.controller, Reason: "this kernel has no " + s.file, Remedy: "it takes a newer kernel, or one that was built with it", Err: err})
 		default:
 			errs = append(errs, &Error{Op: "write", Path: filepath.Join(p.path, g.rel, s.file) + " " + s.value, Err: err, Remedy: writeRemedy(s, err)})
 		}
@@ -620,8 +627,10 @@ func (p *place) write(rel, value string) error {
 
 // Update changes limits of a group that is in use: the fields that are set in l.
 // A memory limit below what is in use takes memory back first, and is an error
-// where that does not succeed; then the limit before stays.
+// where that does not succeed; then the limit before stays. Memory alone leaves
+// the swap that a group with a memory limit may use as it is.
 func (g *Group) Update(ctx context.Context, l Limits) error {
+	l = g.withSwap(l)
 	var errs []error
 	for _, e := range g.Missing(&l) {
 		errs = append(errs, e)
@@ -661,6 +670,41 @@ func (g *Group) Update(ctx context.Context, l Limits) error {
 	g.mu.Unlock()
 	return nil
 }
+
+// withSwap completes limits of memory alone, or of swap alone, by what the group
+// has: v1 knows the sum only, and a new group's memory limit means no swap.
+func (g *Group) withSwap(l Limits) Limits {
+	n, p := g.t.find(controllerMemory)
+	if p == nil || (l.Memory == nil) == (l.Swap == nil) {
+		return l
+	}
+	limitFile, swapFile := "memory.max", "memory.swap.max"
+	if n != g.t.unified {
+		limitFile, swapFile = "memory.limit_in_bytes", "memory.memsw.limit_in_bytes"
+	}
+	limit, err := g.number(p, limitFile)
+	swap, swapErr := g.number(p, swapFile)
+	if err != nil || swapErr != nil || limit < 0 || limit > noLimit {
+		return l // without a limit before, or without a count of swap, it is as in Create
+	}
+	switch {
+	case l.Memory == nil:
+		if n != g.t.unified {
+			l.Memory = &limit
+		}
+		return l
+	case swap < 0 || swap > noLimit:
+		swap = math.MaxInt64 // the kernel's word for it is less
+	case n != g.t.unified:
+		swap -= limit
+	}
+	l.Swap = &swap
+	return l
+}
+
+// noLimit is what no limit of memory that somebody meant is above: v1 says
+// 9223372036854771712 for none, by the size of a page.
+const noLimit = math.MaxInt64 - 1<<20
 
 // joinPlace makes the group in one more hierarchy of v1 and moves its processes
 // there, by their threads' common way in: it is not made for speed.
@@ -758,7 +802,7 @@ func (g *Group) Delete(ctx context.Context) error {
 	defer cancel()
 	wait := 100 * time.Microsecond
 	for {
-		err := g.remove()
+		err := g.remove(ctx)
 		if err == nil || !errors.Is(err, unix.EBUSY) {
 			return err
 		}
@@ -772,10 +816,10 @@ func (g *Group) Delete(ctx context.Context) error {
 }
 
 // remove tries once.
-func (g *Group) remove() error {
+func (g *Group) remove(ctx context.Context) error {
 	var errs []error
 	g.each(func(n int, p *place) {
-		if err := p.remove(g.rel); err != nil {
+		if err := p.remove(ctx, g.rel); err != nil {
 			errs = append(errs, err)
 			return
 		}
@@ -786,20 +830,21 @@ func (g *Group) remove() error {
 	return errors.Join(errs...)
 }
 
-// remove removes a folder and those below it.
-func (p *place) remove(rel string) error {
+// remove removes a folder and those below it; one that cannot be removed keeps
+// those above it alone.
+func (p *place) remove(ctx context.Context, rel string) error {
 	err := p.rmdir(rel)
-	if err == nil || errors.Is(err, unix.ENOENT) {
-		return nil
-	}
 	if errors.Is(err, unix.EBUSY) || errors.Is(err, unix.ENOTEMPTY) {
-		below, readErr := p.below(rel)
-		for _, name := range below {
-			if err := p.remove(path.Join(rel, name)); err != nil {
-				return err
-			}
+		some := false
+		rmdir := func(dir int, name string) bool {
+			some = true
+			err := unix.Unlinkat(dir, name, unix.AT_REMOVEDIR)
+			return errors.Is(err, unix.EBUSY) || errors.Is(err, unix.ENOTEMPTY)
 		}
-		if readErr == nil && len(below) > 0 {
+		if visitErr := p.visit(ctx, rel, rmdir, func(dir int, name string) { rmdir(dir, name) }); visitErr != nil {
+			return &Error{Op: "rmdir", Path: filepath.Join(p.path, rel), Err: fmt.Errorf("%w, and what is below: %w", err, visitErr)}
+		}
+		if some {
 			err = p.rmdir(rel)
 		}
 	}
@@ -809,14 +854,70 @@ func (p *place) remove(rel string) error {
 	return &Error{Op: "rmdir", Path: filepath.Join(p.path, rel), Err: err}
 }
 
-// below lists the groups below a group. os.ReadDir takes three times as long, and
-// most of the entries are files.
+// visit calls into for every folder below one, with the folder above it and its
+// name, and goes into it where that says so; and out when it is through with that
+// folder. A job that was given a hierarchy may have nested them deeper than a path is
+// long, or than there are descriptors: one is open at a time.
+func (p *place) visit(ctx context.Context, rel string, into func(dir int, name string) bool, out func(dir int, name string)) error {
+	const flags = unix.O_RDONLY | unix.O_DIRECTORY | unix.O_NOFOLLOW | unix.O_CLOEXEC
+	at, err := p.openat(rel, unix.O_RDONLY|unix.O_DIRECTORY)
+	if err != nil {
+		if errors.Is(err, unix.ENOENT) {
+			return nil // gone meanwhile
+		}
+		return err
+	}
+	defer func() { _ = unix.Close(at) }() // a folder
+	names, err := below(at)
+	if err != nil {
+		return err
+	}
+	levels := [][]string{names} // the names that are left to visit, the one that was entered first
+	for ctx.Err() == nil {
+		last := len(levels) - 1
+		if len(levels[last]) == 0 {
+			if last == 0 {
+				return nil
+			}
+			up, err := unix.Openat(at, "..", flags, 0)
+			if err != nil {
+				return err
+			}
+			_ = unix.Close(at)
+			at, levels = up, levels[:last]
+			out(at, levels[last-1][0])
+			levels[last-1] = levels[last-1][1:]
+			continue
+		}
+		name := levels[last][0]
+		if into(at, name) {
+			if down, err := unix.Openat(at, name, flags, 0); err == nil {
+				if names, err := below(down); err == nil && len(names) > 0 {
+					_ = unix.Close(at)
+					at, levels = down, append(levels, names)
+					continue
+				}
+				_ = unix.Close(down)
+			}
+		}
+		levels[last] = levels[last][1:]
+	}
+	return context.Cause(ctx)
+}
+
+// below lists the groups below a group.
 func (p *place) below(rel string) ([]string, error) {
 	fd, err := p.openat(rel, unix.O_RDONLY|unix.O_DIRECTORY)
 	if err != nil {
 		return nil, err
 	}
 	defer func() { _ = unix.Close(fd) }()
+	return below(fd)
+}
+
+// below lists the groups in a folder. os.ReadDir takes three times as long, and
+// most of the entries are files.
+func below(fd int) ([]string, error) {
 	var out []string
 	var buf [4096]byte
 	for {

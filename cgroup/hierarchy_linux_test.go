@@ -2,13 +2,18 @@ package cgroup
 
 import (
 	"errors"
+	"fmt"
+	"math"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/containerd/cgroups/v3"
 	"github.com/moby/sys/mountinfo"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 )
@@ -169,6 +174,12 @@ func TestSettings(t *testing.T) {
 		"blkio.throttle.read_iops_device 8:0 3", "blkio.throttle.write_iops_device 8:0 4", "blkio.throttle.write_iops_device 8:16 5", "blkio.bfq.weight 1000",
 		"hugetlb.2MB.limit_in_bytes 4194304",
 	}, text(false))
+	half, period, burst := 0.5, 50*time.Millisecond, 10*time.Millisecond
+	l = Limits{CPUs: &half, CPUPeriod: &period, CPUBurst: &burst, CPUIdle: true, Memory: &memory}
+	require.Equal(t, []string{"memory.max 67108864", "memory.swap.max 0", "cpu.max 25000 50000", "cpu.max.burst 10000", "cpu.idle 1"}, text(true))
+	require.Equal(t, []string{"cpu.cfs_period_us 50000", "cpu.cfs_quota_us 25000", "cpu.cfs_burst_us 10000", "cpu.idle 1"}, slices.DeleteFunc(text(false), func(s string) bool {
+		return strings.HasPrefix(s, "memory.") // what there is of swap is the machine's
+	}))
 	least := 0.01
 	require.Equal(t, "1000 100000", (&Limits{CPUs: &least}).settings(true)[0].value, "the kernel's least")
 }
@@ -184,6 +195,17 @@ func TestOCIRoundTrip(t *testing.T) {
 	back, err := FromOCI(l.OCI())
 	require.NoError(t, err)
 	require.Equal(t, l, back)
+	// What only one of the two has, and what only together makes sense.
+	cpus, period, burst := 0.5, 50*time.Millisecond, 10*time.Millisecond
+	for _, l := range []Limits{
+		{CPUs: &cpus, CPUPeriod: &period, CPUBurst: &burst}, {CPUIdle: true}, {Hugetlb: map[string]int64{"2MB": 0, "1GB": 1 << 30}},
+	} {
+		r := l.OCI()
+		slices.SortFunc(r.HugepageLimits, func(a, b specs.LinuxHugepageLimit) int { return strings.Compare(a.Pagesize, b.Pagesize) })
+		back, err := FromOCI(r)
+		require.NoError(t, err)
+		require.Equal(t, l, back)
+	}
 	empty, err := FromOCI(nil)
 	require.NoError(t, err)
 	require.Equal(t, Limits{}, empty)
@@ -193,37 +215,88 @@ func TestOCIRoundTrip(t *testing.T) {
 	}
 }
 
-// The program that v2 asks about devices, run by an interpreter of the six
-// instructions that it uses.
+// What a configuration says in words that Limits does not have is translated, or
+// an error: never left out.
+func TestFromOCI(t *testing.T) {
+	n, small, none, handles, objects, weight, on := int64(64<<20), int64(1), int64(-1), uint32(2), uint32(2000), uint16(500), true
+	many, zero := uint64(1), int64(0)
+	l, err := FromOCI(&specs.LinuxResources{
+		Memory:  &specs.LinuxMemory{Limit: &n, Swap: &none},
+		Pids:    &specs.LinuxPids{Limit: &zero},
+		Devices: []specs.LinuxDeviceCgroup{{Access: "rwm"}, {Allow: true, Access: "r"}, {Allow: true, Type: "c", Major: &n, Minor: &none, Access: "rw"}},
+		Unified: map[string]string{"misc.max": "sev 1"},
+		Rdma:    map[string]specs.LinuxRdma{"mlx5_1": {HcaObjects: &objects}, "mlx4_0": {HcaHandles: &handles, HcaObjects: &objects}},
+	})
+	require.NoError(t, err)
+	swapped := math.MaxInt64 - n
+	require.Equal(t, Limits{
+		Memory: &n, Swap: &swapped, DeviceRules: []string{"a *:* r", "c 67108864:* rw"},
+		Unified: map[string]string{"misc.max": "sev 1", "rdma.max": "mlx4_0 hca_handle=2 hca_object=2000\nmlx5_1 hca_object=2000"},
+	}, l)
+	require.Equal(t, none, *l.OCI().Memory.Swap)
+	var lines []string
+	for _, s := range l.settings(true) {
+		if s.field == "Unified" {
+			require.Equal(t, strings.Split(s.file, ".")[0], s.controller)
+			lines = append(lines, s.file+" "+s.value)
+		}
+	}
+	require.Equal(t, []string{"misc.max sev 1", "rdma.max mlx4_0 hca_handle=2 hca_object=2000", "rdma.max mlx5_1 hca_object=2000"}, lines, "a line for each device is written by itself")
+
+	for what, r := range map[string]*specs.LinuxResources{
+		"the sum of memory and swap": {Memory: &specs.LinuxMemory{Limit: &n, Swap: &small}},
+		"without or below":           {Memory: &specs.LinuxMemory{Swap: &n}},
+		"memory.kernel":              {Memory: &specs.LinuxMemory{KernelTCP: &n}},
+		"swappiness":                 {Memory: &specs.LinuxMemory{Swappiness: &many}},
+		"disableOOMKiller":           {Memory: &specs.LinuxMemory{DisableOOMKiller: &on}},
+		"realtime":                   {CPU: &specs.LinuxCPU{RealtimePeriod: &many}},
+		"leafWeight":                 {BlockIO: &specs.LinuxBlockIO{LeafWeight: &weight}},
+		"weightDevice":               {BlockIO: &specs.LinuxBlockIO{WeightDevice: []specs.LinuxWeightDevice{{}}}},
+		"network":                    {Network: &specs.LinuxNetwork{}},
+		"denies c devices":           {Devices: []specs.LinuxDeviceCgroup{{Type: "c", Access: "r"}}},
+		"both rdma and unified":      {Unified: map[string]string{"rdma.max": "x"}, Rdma: map[string]specs.LinuxRdma{"y": {}}},
+	} {
+		_, err := FromOCI(r)
+		require.ErrorContains(t, err, what)
+	}
+}
+
+// runDeviceProgram interprets the seven instructions that a program about devices has.
+func runDeviceProgram(t *testing.T, prog []instruction, kind, access, major, minor uint32) bool {
+	t.Helper()
+	ctx := []uint32{access<<16 | kind, major, minor}
+	var r [11]uint64
+	for pc := 0; ; pc++ {
+		i := prog[pc]
+		switch i.op {
+		case opLoadWord:
+			r[i.dst] = uint64(ctx[i.off/4])
+		case opMove:
+			r[i.dst] = r[i.src]
+		case opMoveImm:
+			r[i.dst] = uint64(int64(i.imm))
+		case opAndImm:
+			r[i.dst] &= uint64(int64(i.imm))
+		case opShiftImm:
+			r[i.dst] >>= uint(i.imm)
+		case opJumpNotImm:
+			if uint32(r[i.dst]) != uint32(i.imm) {
+				pc += int(i.off)
+			}
+		case opExit:
+			return r[0] == 1
+		default:
+			t.Fatalf("instruction %#x", i.op)
+		}
+	}
+}
+
+// The program that v2 asks about devices.
 func TestDeviceProgram(t *testing.T) {
 	prog, err := deviceProgram([]string{"c 1:3 rw", "c 136:* rwm", "b *:* m", "a 10:4294967295 r"})
 	require.NoError(t, err)
 	allows := func(kind, access, major, minor uint32) bool {
-		ctx := []uint32{access<<16 | kind, major, minor}
-		var r [11]uint64
-		for pc := 0; ; pc++ {
-			i := prog[pc]
-			switch i.op {
-			case opLoadWord:
-				r[i.dst] = uint64(ctx[i.off/4])
-			case opMove:
-				r[i.dst] = r[i.src]
-			case opMoveImm:
-				r[i.dst] = uint64(int64(i.imm))
-			case opAndImm:
-				r[i.dst] &= uint64(int64(i.imm))
-			case opShiftImm:
-				r[i.dst] >>= uint(i.imm)
-			case opJumpNotImm:
-				if uint32(r[i.dst]) != uint32(i.imm) {
-					pc += int(i.off)
-				}
-			case opExit:
-				return r[0] == 1
-			default:
-				t.Fatalf("instruction %#x", i.op)
-			}
-		}
+		return runDeviceProgram(t, prog, kind, access, major, minor)
 	}
 	const block, char, mknod, read, write = 1, 2, 1, 2, 4
 	require.True(t, allows(char, read|write, 1, 3))
@@ -252,6 +325,53 @@ func TestStatsTexts(t *testing.T) {
 	require.EqualValues(t, 7, field([]byte("oom 1\noom_kill 7"), "oom_kill"))
 	require.EqualValues(t, Absent, parse([]byte("max\n")))
 	require.EqualValues(t, Absent, parse(nil))
+}
+
+// A device is named by its number, by its file, or by any path on its file system;
+// a partition counts as its disk.
+func TestDeviceNames(t *testing.T) {
+	all, err := filepath.Glob("/sys/class/block/*")
+	require.NoError(t, err)
+	disks := map[string]string{} // by the number of the disk or partition
+	for _, at := range all {
+		text, err := os.ReadFile(at + "/dev")
+		require.NoError(t, err)
+		number := strings.TrimSpace(string(text))
+		disk := number
+		if _, err := os.Stat(at + "/partition"); err == nil {
+			real, err := filepath.EvalSymlinks(at)
+			require.NoError(t, err)
+			text, err := os.ReadFile(filepath.Dir(real) + "/dev")
+			require.NoError(t, err)
+			disk = strings.TrimSpace(string(text))
+		}
+		disks[number] = disk
+		got, err := deviceOf(number)
+		require.NoError(t, err)
+		require.Equal(t, disk, got)
+		file := "/dev/" + strings.ReplaceAll(filepath.Base(at), "!", "/")
+		if _, err := os.Stat(file); err == nil {
+			got, err := deviceOf(file)
+			require.NoError(t, err)
+			require.Equal(t, disk, got, file)
+		}
+	}
+	for _, dir := range []string{"/", "/usr", "/var/tmp", "/proc/self/cwd"} {
+		var st unix.Stat_t
+		require.NoError(t, unix.Stat(dir, &st))
+		if unix.Major(st.Dev) == 0 {
+			continue // in memory, or a file system whose numbers are its own
+		}
+		got, err := deviceOf(dir)
+		require.NoError(t, err)
+		require.Equal(t, disks[fmt.Sprintf("%d:%d", unix.Major(st.Dev), unix.Minor(st.Dev))], got, dir)
+	}
+	for _, none := range []string{"/proc", "/dev/null", "999:999"} {
+		_, err := deviceOf(none)
+		require.ErrorIs(t, err, unix.ENODEV, none)
+	}
+	_, err = deviceOf("/no/such/path")
+	require.ErrorIs(t, err, unix.ENOENT)
 }
 
 // A group that nobody can remove is said so, and what is none of ours is refused.

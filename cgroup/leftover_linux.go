@@ -40,6 +40,9 @@ func RemoveLeftover(ctx context.Context, folder, prefix string) error {
 	defer func() { _ = top.Close() }() // a descriptor of a folder
 	g := &Group{t: t, rel: path.Base(folder), parent: top, in: 1}
 	if err := g.Kill(ctx); err != nil {
+		if ctx.Err() != nil {
+			err = &Error{Op: "kill", Path: folder, Err: err}
+		}
 		return err
 	}
 	return g.Delete(ctx)

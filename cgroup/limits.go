@@ -6,6 +6,7 @@ import (
 	"math"
 	"path"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -23,7 +24,8 @@ type Limits struct {
 	// --memory-reservation.
 	MemorySoft *int64 `json:"memory_soft,omitempty"`
 	// Swap is the limit of swap alone, in bytes; 0 is none. Without it a group that
-	// has a memory limit gets no swap, where the kernel can tell them apart.
+	// has a memory limit gets no swap, where the kernel can tell them apart. v1
+	// limits the sum of both, and so needs Memory as well.
 	Swap *int64 `json:"swap,omitempty"`
 	// OOMGroup tells that one process killed for want of memory is the end of all:
 	// memory.oom.group of v2. On v1 it is the caller's to watch for ([Group.OOM]).
@@ -54,7 +56,8 @@ type Limits struct {
 	// DeviceRules are as Docker's --device-cgroup-rule: "c 1:3 mr".
 	DeviceRules []string `json:"device_rules,omitempty"`
 	// Unified sets files of cgroup v2 by name that have no field here: "rdma.max",
-	// "misc.max". They are written after all others. v1 has none of them.
+	// "misc.max". They are written after all others, line by line. v1 has none of
+	// them.
 	Unified map[string]string `json:"unified,omitempty"`
 }
 
@@ -68,9 +71,16 @@ type IOLimit struct {
 	WriteIOPS int64  `json:"write_iops,omitempty"`
 }
 
+// minCPUs is the least number of processors: of the usual period it is the least
+// quota that the kernel keeps.
+const (
+	minCPUs  = 0.01
+	minQuota = time.Millisecond
+)
+
 // ValidateCPUs tells what is wrong with a number of processors.
 func ValidateCPUs(n float64) error {
-	if math.IsNaN(n) || math.IsInf(n, 0) || n < 0.01 || n > 8192 {
+	if math.IsNaN(n) || math.IsInf(n, 0) || n < minCPUs || n > 8192 {
 		return fmt.Errorf("not between 0.01 and 8192")
 	}
 	return nil
@@ -114,7 +124,7 @@ func (l IOLimit) Validate() error {
 			return fmt.Errorf("%d is below zero", n)
 		}
 	}
-	if l.ReadBPS+l.WriteBPS+l.ReadIOPS+l.WriteIOPS == 0 {
+	if max(l.ReadBPS, l.WriteBPS, l.ReadIOPS, l.WriteIOPS) == 0 {
 		return fmt.Errorf("no limit of %s is given", l.Device)
 	}
 	return nil
@@ -133,7 +143,8 @@ func ValidateDeviceRule(rule string) error {
 }
 
 func deviceNumber(s string) bool {
-	return s == "*" || s != "" && len(s) < 11 && strings.Trim(s, "0123456789") == ""
+	_, err := strconv.ParseUint(s, 10, 32)
+	return s == "*" || err == nil
 }
 
 // ValidatePath tells what is wrong with the path of a parent group.
@@ -178,6 +189,8 @@ func (l *Limits) Validate(report func(field string, value any, err error)) {
 	}
 	if p := l.CPUPeriod; p != nil && (*p < time.Millisecond || *p > time.Second) {
 		report("CPUPeriod", *p, fmt.Errorf("not between 1ms and 1s"))
+	} else if p != nil && l.CPUs != nil && *l.CPUs*float64(*p) < float64(minQuota) {
+		report("CPUPeriod", *p, fmt.Errorf("too short for %v processors: the kernel keeps no share below 1ms of a period", *l.CPUs))
 	}
 	if (l.CPUPeriod != nil || l.CPUBurst != nil) && l.CPUs == nil {
 		report("CPUPeriod", "", fmt.Errorf("a period or a burst needs a limit of processors"))

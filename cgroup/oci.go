@@ -2,7 +2,10 @@ package cgroup
 
 import (
 	"fmt"
+	"maps"
 	"math"
+	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -12,13 +15,17 @@ import (
 // OCI returns the limits as the resources of an OCI runtime configuration
 // (config-linux.md). A hierarchy-neutral weight becomes shares, as v1 has them.
 // I/O limits are taken where the device is a number like "8:0"; others need the
-// host to find it, and are left out.
+// host to find it, and are left out, as are swap without a limit of memory and device
+// rules that Validate refuses.
 func (l Limits) OCI() *specs.LinuxResources {
 	r := &specs.LinuxResources{Unified: l.Unified}
 	if l.Memory != nil || l.MemorySoft != nil || l.Swap != nil {
 		m := &specs.LinuxMemory{Limit: l.Memory, Reservation: l.MemorySoft}
 		if l.Memory != nil && l.Swap != nil {
 			both := sumOf(*l.Memory, *l.Swap)
+			if both == math.MaxInt64 {
+				both = -1
+			}
 			m.Swap = &both
 		}
 		r.Memory = m
@@ -30,7 +37,7 @@ func (l Limits) OCI() *specs.LinuxResources {
 			if l.CPUPeriod != nil {
 				period = uint64(l.CPUPeriod.Microseconds())
 			}
-			quota := int64(math.Round(*l.CPUs * float64(period)))
+			quota := int64(max(math.Round(*l.CPUs*float64(period)), math.Ceil(minCPUs*float64(period))))
 			c.Quota, c.Period = &quota, &period
 		}
 		if l.CPUBurst != nil {
@@ -64,7 +71,9 @@ func (l Limits) OCI() *specs.LinuxResources {
 		r.Devices = append(r.Devices, specs.LinuxDeviceCgroup{Allow: false, Access: "rwm"})
 	}
 	for _, rule := range l.DeviceRules {
-		r.Devices = append(r.Devices, ociDevice(rule))
+		if ValidateDeviceRule(rule) == nil {
+			r.Devices = append(r.Devices, ociDevice(rule))
+		}
 	}
 	return r
 }
@@ -76,14 +85,15 @@ func (l Limits) ociBlockIO() *specs.LinuxBlockIO {
 		b.Weight = &w
 	}
 	for _, d := range l.IO {
-		var major, minor int64
-		if _, err := fmt.Sscanf(d.Device, "%d:%d", &major, &minor); err != nil {
+		x, y, _ := strings.Cut(d.Device, ":")
+		major, minor := ociNumber(x), ociNumber(y)
+		if major == nil || minor == nil {
 			continue
 		}
 		add := func(list *[]specs.LinuxThrottleDevice, n int64) {
 			if n > 0 {
 				t := specs.LinuxThrottleDevice{Rate: uint64(n)}
-				t.Major, t.Minor = major, minor
+				t.Major, t.Minor = *major, *minor
 				*list = append(*list, t)
 			}
 		}
@@ -101,22 +111,26 @@ func (l Limits) ociBlockIO() *specs.LinuxBlockIO {
 func ociDevice(rule string) specs.LinuxDeviceCgroup {
 	f := strings.Fields(rule)
 	d := specs.LinuxDeviceCgroup{Allow: true, Type: f[0], Access: f[2]}
-	part := func(s string) *int64 {
-		var n int64
-		if _, err := fmt.Sscanf(s, "%d", &n); err != nil {
-			return nil // "*": all
-		}
-		return &n
-	}
 	major, minor, _ := strings.Cut(f[1], ":")
-	d.Major, d.Minor = part(major), part(minor)
+	d.Major, d.Minor = ociNumber(major), ociNumber(minor)
 	return d
+}
+
+// ociNumber is one half of a device's number; nil: all ("*"), or none.
+func ociNumber(s string) *int64 {
+	n, err := strconv.ParseUint(s, 10, 32)
+	if err != nil {
+		return nil
+	}
+	out := int64(n)
+	return &out
 }
 
 // FromOCI reads the resources of an OCI runtime configuration. Weights come from
 // CPU shares by the kernel's own factor (1024 shares are weight 100); -1 is no
 // limit, as OCI has it. What Limits has no field for is an error: kernel memory,
-// swappiness, realtime, network classes, and rules that deny single devices.
+// swappiness, realtime, weights of single disks, network classes, and rules that
+// deny single devices.
 func FromOCI(r *specs.LinuxResources) (Limits, error) {
 	var l Limits
 	if r == nil {
@@ -138,6 +152,12 @@ func FromOCI(r *specs.LinuxResources) (Limits, error) {
 			}
 			swap := *both - *l.Memory
 			l.Swap = &swap
+		} else if m.Swap != nil && l.Memory != nil {
+			swap := math.MaxInt64 - *l.Memory // without, there would be none
+			l.Swap = &swap
+		}
+		if set(m.Kernel) != nil || set(m.KernelTCP) != nil { //nolint:staticcheck // deprecated, and still in old configurations
+			return l, fmt.Errorf("cgroup: memory.kernel and memory.kernelTCP have no counterpart")
 		}
 		if m.Swappiness != nil || m.DisableOOMKiller != nil && *m.DisableOOMKiller {
 			return l, fmt.Errorf("cgroup: memory.swappiness and memory.disableOOMKiller have no counterpart")
@@ -160,7 +180,9 @@ func FromOCI(r *specs.LinuxResources) (Limits, error) {
 		l.Hugetlb[h.Pagesize] = int64(min(h.Limit, math.MaxInt64))
 	}
 	if r.BlockIO != nil {
-		l.fromOCIBlockIO(r.BlockIO)
+		if err := l.fromOCIBlockIO(r.BlockIO); err != nil {
+			return l, err
+		}
 	}
 	for _, d := range r.Devices {
 		rule, err := fromOCIDevice(d)
@@ -174,21 +196,33 @@ func FromOCI(r *specs.LinuxResources) (Limits, error) {
 	if r.Network != nil {
 		return l, fmt.Errorf("cgroup: network classes have no counterpart")
 	}
-	for name, v := range r.Rdma {
-		text := name
-		if v.HcaHandles != nil {
-			text += fmt.Sprintf(" hca_handle=%d", *v.HcaHandles)
+	if len(r.Rdma) > 0 {
+		l.Unified = maps.Clone(l.Unified)
+		if l.Unified == nil {
+			l.Unified = map[string]string{}
 		}
-		if v.HcaObjects != nil {
-			text += fmt.Sprintf(" hca_object=%d", *v.HcaObjects)
+		if l.Unified["rdma.max"] != "" {
+			return l, fmt.Errorf("cgroup: both rdma and unified.rdma.max")
 		}
-		unified := map[string]string{"rdma.max": text}
-		for k, v := range l.Unified {
-			unified[k] = v
-		}
-		l.Unified = unified
+		l.Unified["rdma.max"] = fromOCIRdma(r.Rdma)
 	}
 	return l, nil
+}
+
+// fromOCIRdma is a line for each device.
+func fromOCIRdma(devices map[string]specs.LinuxRdma) string {
+	var lines []string
+	for _, name := range slices.Sorted(maps.Keys(devices)) {
+		text := name
+		if n := devices[name].HcaHandles; n != nil {
+			text += fmt.Sprintf(" hca_handle=%d", *n)
+		}
+		if n := devices[name].HcaObjects; n != nil {
+			text += fmt.Sprintf(" hca_object=%d", *n)
+		}
+		lines = append(lines, text)
+	}
+	return strings.Join(lines, "\n")
 }
 
 func (l *Limits) fromOCICPU(c *specs.LinuxCPU) error {
@@ -203,11 +237,11 @@ func (l *Limits) fromOCICPU(c *specs.LinuxCPU) error {
 		cpus := float64(*c.Quota) / float64(period)
 		l.CPUs = &cpus
 		if period != 100000 {
-			d := time.Duration(period) * time.Microsecond
+			d := ociMicroseconds(period)
 			l.CPUPeriod = &d
 		}
 		if c.Burst != nil {
-			d := time.Duration(*c.Burst) * time.Microsecond
+			d := ociMicroseconds(*c.Burst)
 			l.CPUBurst = &d
 		}
 	}
@@ -225,7 +259,16 @@ func (l *Limits) fromOCICPU(c *specs.LinuxCPU) error {
 	return nil
 }
 
-func (l *Limits) fromOCIBlockIO(b *specs.LinuxBlockIO) {
+// ociMicroseconds is a time; what is too long for one is the longest, which is
+// above every bound.
+func ociMicroseconds(n uint64) time.Duration {
+	return time.Duration(min(n, math.MaxInt64/uint64(time.Microsecond))) * time.Microsecond
+}
+
+func (l *Limits) fromOCIBlockIO(b *specs.LinuxBlockIO) error {
+	if len(b.WeightDevice) > 0 || b.LeafWeight != nil {
+		return fmt.Errorf("cgroup: blockIO.weightDevice and blockIO.leafWeight have no counterpart")
+	}
 	if b.Weight != nil && *b.Weight > 0 {
 		w := uint64(*b.Weight)
 		l.IOWeight = &w
@@ -240,6 +283,12 @@ func (l *Limits) fromOCIBlockIO(b *specs.LinuxBlockIO) {
 		{b.ThrottleWriteIOPSDevice, func(d *IOLimit, n int64) { d.WriteIOPS = n }},
 	} {
 		for _, t := range list.devices {
+			if t.Major < 0 || t.Minor < 0 {
+				return fmt.Errorf("cgroup: blockIO: there is no device %d:%d", t.Major, t.Minor)
+			}
+			if t.Rate == 0 {
+				continue // no limit
+			}
 			name := fmt.Sprintf("%d:%d", t.Major, t.Minor)
 			at := -1
 			for i := range l.IO {
@@ -254,6 +303,7 @@ func (l *Limits) fromOCIBlockIO(b *specs.LinuxBlockIO) {
 			list.set(&l.IO[at], int64(min(t.Rate, math.MaxInt64)))
 		}
 	}
+	return nil
 }
 
 // fromOCIDevice is a rule; "" for the one that denies all, which every list has.
@@ -275,5 +325,9 @@ func fromOCIDevice(d specs.LinuxDeviceCgroup) (string, error) {
 	if kind == "" {
 		kind = "a"
 	}
-	return fmt.Sprintf("%s %s:%s %s", kind, part(d.Major), part(d.Minor), d.Access), nil
+	rule := fmt.Sprintf("%s %s:%s %s", kind, part(d.Major), part(d.Minor), d.Access)
+	if err := ValidateDeviceRule(rule); err != nil {
+		return "", fmt.Errorf("cgroup: devices: %w", err)
+	}
+	return rule, nil
 }

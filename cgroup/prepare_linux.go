@@ -1,6 +1,7 @@
 package cgroup
 
 import (
+	"context"
 	"errors"
 	"os"
 	"path"
@@ -81,7 +82,7 @@ func (g *Group) moveUp() error {
 			errs = append(errs, &Error{Op: "write", Path: filepath.Join(p.path, "cgroup.subtree_control"), Err: err, Remedy: "groups are left below"})
 		}
 	}
-	return errors.Join(append(errs, g.move(hostLeaf, "."), p.remove(hostLeaf))...)
+	return errors.Join(append(errs, g.move(hostLeaf, "."), p.remove(context.Background(), hostLeaf))...)
 }
 
 // move moves the processes of one group into another, until none is left: those

@@ -5,6 +5,7 @@ import (
 	"math"
 	"slices"
 	"strconv"
+	"strings"
 )
 
 // The controllers that limits need, by their names in cgroup.controllers and
@@ -64,7 +65,10 @@ func (l *Limits) settings(v2 bool) []setting {
 		}
 		slices.Sort(names)
 		for _, name := range names {
-			s = append(s, setting{field: "Unified", controller: unifiedController(name), file: name, value: l.Unified[name]})
+			// Files that have a line for each device take one at a time.
+			for line := range strings.Lines(l.Unified[name]) {
+				s = append(s, setting{field: "Unified", controller: unifiedController(name), file: name, value: strings.TrimSuffix(line, "\n")})
+			}
 		}
 	}
 	return s

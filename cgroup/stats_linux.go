@@ -2,6 +2,7 @@ package cgroup
 
 import (
 	"bytes"
+	"math"
 	"path"
 	"sync"
 	"time"
@@ -147,11 +148,11 @@ func (r *reader) cpu(s *CPUStats, now bool) {
 	if text := r.file(controllerAccount, "cpuacct.usage", false); text != nil {
 		s.Total = time.Duration(parse(text))
 		if text = r.file(controllerAccount, "cpuacct.stat", false); text != nil {
-			user, system := field(text, "user"), field(text, "system")
+			user, system := max(0, field(text, "user")), max(0, field(text, "system"))
 			s.User, s.System = s.Total, 0
-			if user+system > 0 {
+			if user > 0 || system > 0 {
 				// Of the total, by the shares that the timer saw.
-				s.User = time.Duration(float64(s.Total) * float64(user) / float64(user+system))
+				s.User = time.Duration(float64(s.Total) * float64(user) / (float64(user) + float64(system)))
 				s.System = s.Total - s.User
 			}
 		}
@@ -170,7 +171,11 @@ func (r *reader) cpu(s *CPUStats, now bool) {
 
 // pressure reads the total of "some" of a file of PSI.
 func (r *reader) pressure(name string) time.Duration {
-	text := r.file("", name, true)
+	return parsePressure(r.file("", name, true))
+}
+
+// parsePressure reads the first total: "some avg10=0.00 … total=7", then "full …".
+func parsePressure(text []byte) time.Duration {
 	if i := bytes.Index(text, []byte("total=")); i >= 0 {
 		return micro(parse(text[i+len("total="):]))
 	}
@@ -327,7 +332,7 @@ func parseIO2(text []byte) (list []IOStats) {
 				d.Writes = parse(value)
 			}
 		}
-		if d.ReadBytes+d.WriteBytes+d.Reads+d.Writes > 0 {
+		if max(d.ReadBytes, d.WriteBytes, d.Reads, d.Writes) > 0 {
 			list = append(list, d)
 		}
 	}
@@ -375,11 +380,12 @@ func micro(n int64) time.Duration {
 	if n < 0 {
 		return Absent
 	}
-	return time.Duration(n) * time.Microsecond
+	return time.Duration(min(n, math.MaxInt64/int64(time.Microsecond))) * time.Microsecond
 }
 
 // parse reads the number that a text begins with; Absent where there is none
-// ("max").
+// ("max"). The kernel's numbers have 64 bits without a sign: what is too large is the
+// largest.
 func parse(text []byte) int64 {
 	if len(text) == 0 || text[0] < '0' || text[0] > '9' {
 		return Absent
@@ -389,7 +395,11 @@ func parse(text []byte) int64 {
 		if c < '0' || c > '9' {
 			break
 		}
-		n = n*10 + int64(c-'0')
+		digit := int64(c - '0')
+		if n > (math.MaxInt64-digit)/10 {
+			return math.MaxInt64
+		}
+		n = n*10 + digit
 	}
 	return n
 }

@@ -53,6 +53,9 @@ func checkBind(j *Job, h *host, m rootfs.Mount, st os.FileInfo) error {
 		return nil // a socket or a device: it knows itself who may use it
 	}
 	uid, gid := hostIDs(h, j.uid(), j.gid())
+	if m.IDMapped && h.canMap() {
+		uid, gid = j.uid(), j.gid() // whose files the mount shows
+	}
 	may := permission(sys, uid, gid, j, h)
 	if may&want == want && !m.ReadOnly {
 		want, lacks = want|mayWrite, "write there"

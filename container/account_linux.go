@@ -70,8 +70,7 @@ func (p *Process) figures(res *Result, e *ending) {
 	if s.CPU.Total >= 0 {
 		res.UserTime, res.SystemTime = s.CPU.User, s.CPU.System
 	}
-	res.AnonPeak = min(res.MemoryPeak, max(p.anon, 0))
-	res.AnonSource = "largest sample"
+	res.AnonPeak, res.AnonSource = max(p.anon, 0), "largest sample"
 	if rss := res.MemoryPeak; rss > res.AnonPeak {
 		// One process's, files that it had mapped included: the better bound.
 		res.AnonPeak, res.AnonSource = rss, "ru_maxrss"

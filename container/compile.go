@@ -33,9 +33,29 @@ type host struct {
 	countsProcesses bool
 	// pidsByGroup tells that a control group limits them.
 	pidsByGroup bool
+	// noTime tells that the kernel has no time namespaces, and the request goes without.
+	noTime bool
+	// killFile ends all of a container whose PID namespace is not its own, when its init
+	// has ended: a file cgroup.kill.
+	killFile string
 	// seccomp tells that jobs have a filter.
-	seccomp     bool
+	seccomp bool
+	// landlock is the version of Landlock's ABI, where a job has rules.
+	landlock    int
 	sourceIsDir map[string]bool
+	// mapRoot names the root's folders that have to be mapped to belong to the
+	// container's users.
+	mapRoot map[string]bool
+	// workspaces are who owns the folders of workspaces.
+	workspaces map[string]rootfs.Owner
+	// nodes tells what the devices are; one that is not there is left out. sysMasked is
+	// what sysfs has that is covered.
+	nodes     map[string]rootfs.Node
+	sysMasked []string
+	// tree is what the root is filled with, where it is made.
+	tree *rootfs.Tree
+	// partIsFile tells which mounts are files of other containers.
+	partIsFile map[int]bool
 	// resolv and hosts are the host's own files, for a container on its network.
 	resolv, hosts []byte
 }
@@ -47,16 +67,22 @@ type newBuilder = func(plan.Phase, plan.Arch, *plan.Registers) *plan.Builder
 type plans struct {
 	clone           uint64
 	prepare, parent *plan.Plan
+	stepIn          *plan.Plan // nil: the launcher clones init itself
+	teardown        *plan.Plan // nil: nothing is left to do at init's end
 	shape, child    *plan.Plan // init's, one after the other; not there before finish
 	procReg         int
+	kept            []int  // registers of folders that init keeps
+	given           int    // the first register of the descriptors that init gets with its plan
 	finish          func() // compiles init's part
 }
 
 const (
+	sigkill         = 9
 	capNone         = 0
 	prSetPdeathsig  = 1
 	prSetDumpable   = 4
 	prSetKeepCaps   = 8
+	prSetSubreaper  = 36
 	prSetNoNewPrivs = 38
 	cloneNewCgroup  = 0x02000000
 	allCaps         = 1<<41 - 1
@@ -75,61 +101,119 @@ func compile(s *Spec, h *host, builder newBuilder) *plans {
 func compileLauncher(s *Spec, h *host, builder newBuilder) *plans {
 	regs := &plan.Registers{}
 	regs.New("init socket")
+	joined := make([]plan.Reg, len(s.Join))
+	for i := range s.Join {
+		joined[i] = regs.New(s.Join[i].what())
+	}
 	proc := regs.New("proc of init")
 	prepare := builder(plan.Prepare, h.arch, regs)
 	parent := builder(plan.Parent, h.arch, regs)
 	p := &plans{procReg: proc.Index()}
 	for _, k := range s.newNamespaces() {
-		// The cgroup namespace is made by each job, once it is in its group.
-		if k != namespace.Cgroup {
+		// The cgroup namespace is made by each job, once it is in its group; clone3(2)
+		// leaves no time to set the clocks of a new time namespace.
+		if k != namespace.Cgroup && k != namespace.Time {
 			p.clone |= k.CloneFlag()
 		}
 	}
-	newUser := s.isNew(namespace.User)
-	if newUser {
+	if s.isNew(namespace.User) {
 		namespace.WriteMaps(parent, proc, h.uids, h.gids, false)
 	}
 	build := &rootfs.Build{
-		Prepare: prepare, Machine: h.machine, Root: s.root(), Mounts: s.Mounts, Files: s.Files,
-		Identity:    rootfs.Identity{Hostname: s.hostname(), UID: s.Job.uid(), GID: s.Job.gid(), Resolv: h.resolv, Hosts: h.hosts},
+		Prepare: prepare, Parent: parent, InitProc: proc, Machine: h.machine, Root: s.root(), Mounts: s.Mounts, Files: s.Files,
+		Identity: rootfs.Identity{Hostname: s.hostname(), UID: s.Job.uid(), GID: s.Job.gid(), Resolv: h.resolv, Hosts: h.hosts},
+		Symlinks: s.Symlinks, Devices: s.devices(h), Nodes: h.nodes, SysMasked: h.sysMasked,
 		SourceIsDir: h.sourceIsDir, NewIPC: s.isNew(namespace.IPC),
+		Sysctls: s.sysctlPaths(), NoUserNamespaces: s.isNew(namespace.User) && !s.UserNamespaceCreation,
+		MapRoot: h.mapRoot, MapMounts: !s.hostUser() && h.outer == nil, Workspaces: h.workspaces, UID: s.Job.uid(), GID: s.Job.gid(),
+		HostRoot: s.hostUser() || h.outer == nil && namespace.Mapped(h.uids, 0),
+	}
+	p.given = regs.Count()
+	if h.tree != nil {
+		build.Tree = h.tree
+		build.Contents = regs.New("contents")
+	}
+	build.Parts, build.PartIsFile = map[int]plan.Reg{}, h.partIsFile
+	for i, m := range s.Mounts {
+		if m.Type == "container" {
+			build.Parts[i] = regs.New("part of " + m.Source)
+		}
 	}
 	build.CompilePrepare()
+	if len(s.Join) > 0 || s.newTime(h) {
+		p.stepIn, build.Proc = compileStepIn(s, h, builder(plan.StepIn, h.arch, regs), joined)
+	}
+	if !s.isNew(namespace.PID) {
+		if build.Proc == nil {
+			build.Proc = mountProc(prepare, h)
+		}
+		p.teardown = compileTeardown(h, builder(plan.Teardown, h.arch, regs))
+	}
 	p.prepare, p.parent = prepare.Plan(), parent.Plan()
 	p.finish = func() {
 		build.Shape, build.Child = builder(plan.Child, h.arch, regs), builder(plan.Child, h.arch, regs)
 		compileInit(s, h, build)
 		p.shape, p.child = build.Shape.Plan(), build.Child.Plan()
+		for _, r := range build.Kept {
+			p.kept = append(p.kept, r.Index())
+		}
 	}
 	return p
 }
 
+// compileTeardown makes the plan that ends all of a container whose PID namespace is
+// not its own: nothing there ends with init.
+func compileTeardown(h *host, b *plan.Builder) *plan.Plan {
+	const enoent, ebadf, enodev = 2, 9, 19
+	f := b.Openat(plan.CWD, h.killFile, plan.OWRONLY|plan.OCLOEXEC, 0, "cgroup.kill")
+	b.Tolerate(enoent) // the group is gone, or never was
+	b.Write(f, []byte("1"), h.killFile)
+	b.Tolerate(ebadf, enodev)
+	b.Close(f)
+	b.Tolerate(ebadf)
+	return b.Plan()
+}
+
 // compileInit makes both halves of init's plan.
 func compileInit(s *Spec, h *host, build *rootfs.Build) {
-	shape, child, newUser := build.Shape, build.Child, s.isNew(namespace.User)
+	shape, child, newUser := build.Shape, build.Child, !s.hostUser()
 	if newUser {
 		// Until here init still is the host's own id, whatever its maps say. The
 		// new one is init's alone: no job can signal it or change its limits.
 		if h.setgroups {
 			shape.Setgroups(nil)
 		}
+		// In a user namespace that others are in, who may trace there could see it before
+		// it is its own (CVE-2016-9962); a change of ids can open it again, see compileJob.
+		hide := func() {
+			if s.joins(namespace.User) != nil {
+				shape.Prctl(prSetDumpable, "PR_SET_DUMPABLE", 0)
+			}
+		}
 		// Where the host's root is the container's, leaving it would cost all
 		// capabilities.
 		shape.Prctl(prSetKeepCaps, "PR_SET_KEEPCAPS", 1)
 		shape.Setresgid(h.initGID)
+		hide()
 		shape.Setresuid(h.initUID)
+		hide()
 		shape.Capset(allCaps, allCaps, capNone)
 		if h.initUID != 0 {
 			// What is made from here on belongs to root inside; an effective id of 0
 			// would be the job's.
 			shape.Setfsgid(0)
+			hide()
 			shape.Setfsuid(0)
+			hide()
 		}
 	}
 	shape.Umask(0)
 	build.Compile()
 	if s.isNew(namespace.UTS) {
 		child.Sethostname(s.hostname())
+		if s.Domainname != nil {
+			child.Setdomainname(*s.Domainname)
+		}
 	}
 	if s.isNew(namespace.Network) {
 		child.LinkUp("lo")
@@ -145,7 +229,10 @@ func compileInit(s *Spec, h *host, build *rootfs.Build) {
 	// container's root with all capabilities out of init's memory, descriptors and
 	// /proc/1/exe (CVE-2019-5736): init was never exec'ed, so the kernel asks for
 	// rights in the host's user namespace.
-	const sigkill = 9
+	if !s.isNew(namespace.PID) {
+		// What a job leaves behind is init's, as if it were PID 1.
+		child.Prctl(prSetSubreaper, "PR_SET_CHILD_SUBREAPER", 1)
+	}
 	child.Prctl(prSetPdeathsig, "PR_SET_PDEATHSIG", sigkill)
 	child.Prctl(prSetDumpable, "PR_SET_DUMPABLE", 0)
 }
@@ -154,7 +241,10 @@ func compileInit(s *Spec, h *host, build *rootfs.Build) {
 // three and the extra files are registers from 0 on.
 type stdio struct {
 	count int
-	// chown tells for each whether init gives it to the job's user.
+	// terminal tells that the first three are a terminal's slave, of which the first
+	// register has the master; the extra files follow.
+	terminal bool
+	// chown tells for each register whether init gives it to the job's user.
 	chown []bool
 	// tasks is how many files of cgroup v1 come after them, to enter groups by.
 	tasks int
@@ -164,12 +254,26 @@ type stdio struct {
 // say.
 const defaultPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
+// defaultEnv is what a job has in its environment if nobody says what.
+var defaultEnv = []string{"PATH=" + defaultPath, "HOME=/tmp", "LANG=C.UTF-8", "TERM=dumb"}
+
 // environment is what a job has in its environment: its own variables over four
-// defaults, each key once.
+// defaults (a Cmd's Env over none), each key once.
 func environment(j *Job) []string {
 	var keys []string
 	values := map[string]string{}
-	for _, kv := range append([]string{"PATH=" + defaultPath, "HOME=/tmp", "LANG=C.UTF-8", "TERM=dumb"}, j.Env...) {
+	list := j.Env
+	if !j.wholeEnv {
+		own := slices.Clone(defaultEnv)
+		if j.Terminal != nil {
+			own = append(own, "TERM=xterm")
+		}
+		if j.home != "" {
+			own = append(own, "HOME="+j.home)
+		}
+		list = append(own, j.Env...)
+	}
+	for _, kv := range list {
 		key, value, _ := strings.Cut(kv, "=")
 		if _, there := values[key]; !there {
 			keys = append(keys, key)
@@ -249,8 +353,12 @@ func compileJob(s *Spec, j *Job, h *host, io stdio, builder newBuilder) *plan.Pl
 	regs := &plan.Registers{}
 	b := builder(plan.Exec, h.arch, regs)
 	files := make([]plan.Reg, io.count)
-	for i := range files {
-		files[i] = regs.New([]string{"stdin", "stdout", "stderr", "file"}[min(i, 3)])
+	given, names := files, []string{"stdin", "stdout", "stderr", "file"}
+	if io.terminal {
+		given, names = files[2:], []string{"master", "file"}
+	}
+	for i := range given {
+		given[i] = regs.New(names[min(i, len(names)-1)])
 	}
 	// First, so that nothing of this is charged to anybody else.
 	for range io.tasks {
@@ -258,8 +366,16 @@ func compileJob(s *Spec, j *Job, h *host, io stdio, builder newBuilder) *plan.Pl
 	}
 	for i, chown := range io.chown {
 		if chown {
-			b.Fchown(files[i], j.uid(), j.gid())
+			b.Fchown(given[i], j.uid(), j.gid())
 		}
+	}
+	if io.terminal {
+		// By its master, which nobody in the container can replace, and not before: the
+		// output ends with the last that has the slave open, so nobody else may.
+		slave := b.OpenSlave(files[2])
+		const same = ^uint32(0) // init's group, that no job is in: others do not write to it
+		b.Fchown(slave, j.uid(), same)
+		files[0], files[1], files[2] = slave, slave, slave
 	}
 	// Three and less cannot collide with where they go: init's own are 3 and 4.
 	if io.count > 3 {
@@ -272,6 +388,9 @@ func compileJob(s *Spec, j *Job, h *host, io stdio, builder newBuilder) *plan.Pl
 	}
 	b.CloseRange(uint32(io.count), ^uint32(0))
 	b.Setsid()
+	if io.terminal {
+		b.ControlTerminal(0)
+	}
 	b.ResetScheduler()
 	const eperm, enosys, eopnotsupp, edquot = 1, 38, 95, 122
 	b.JoinSessionKeyring()
@@ -293,6 +412,11 @@ func compileJob(s *Spec, j *Job, h *host, io stdio, builder newBuilder) *plan.Pl
 	if h.setgroups {
 		b.Setgroups(j.Groups)
 	}
+	gains := j.NoNewPrivileges != nil && !*j.NoNewPrivileges
+	if gains {
+		// Without no_new_privs the kernel asks for CAP_SYS_ADMIN.
+		s.restrict(b, j, h, keep)
+	}
 	b.Prctl(prSetKeepCaps, "PR_SET_KEEPCAPS", 1)
 	// Where fs.suid_dumpable is set, a change of ids opens the memory, and until
 	// execve it is init's.
@@ -303,7 +427,16 @@ func compileJob(s *Spec, j *Job, h *host, io stdio, builder newBuilder) *plan.Pl
 	b.Hint("", "the user must be mapped: see WithUser and WithIDMaps")
 	b.Prctl(prSetDumpable, "PR_SET_DUMPABLE", 0)
 	b.Prctl(prSetKeepCaps, "PR_SET_KEEPCAPS", 0)
-	security.SetCapabilities(b, keep)
+	ambient := keep
+	if j.Ambient != nil {
+		ambient, _ = security.CapabilityBits(*j.Ambient) // Validate has looked
+	}
+	bits, _ := security.SecurebitsMask(j.Securebits) // the same
+	security.SetCapabilities(b, keep, ambient, bits)
+	if !s.isNew(namespace.PID) {
+		// Should the control group that ends it be out of reach: at least the job itself.
+		b.Prctl(prSetPdeathsig, "PR_SET_PDEATHSIG", sigkill)
+	}
 	dir := j.Dir
 	if dir == "" {
 		dir = "/"
@@ -312,30 +445,44 @@ func compileJob(s *Spec, j *Job, h *host, io stdio, builder newBuilder) *plan.Pl
 	b.Hint(dir, "the working folder must be there, and the job's user must be allowed into it")
 	// Not by a descriptor that somebody left open: CVE-2024-21626.
 	b.Inside(dir)
-	b.Prctl(prSetNoNewPrivs, "PR_SET_NO_NEW_PRIVS", 1, 0, 0, 0)
-	if j.uid() == h.initUID || keep != 0 {
-		// With init's id, or the means to get it (CAP_SETUID) or not to need it
-		// (CAP_SYS_RESOURCE), the job could set init's limits.
-		security.ForbidForeignPrlimit(b, h.arch)
-	}
 	b.UnblockSignals()
-	if h.seccomp {
+	if !gains {
+		b.Prctl(prSetNoNewPrivs, "PR_SET_NO_NEW_PRIVS", 1, 0, 0, 0)
 		// Last, but for execve: nothing of ours has to be in the profile.
-		profile, program, err := s.filter(j, h.arch)
-		if err != nil {
-			panic("inlay: bug: " + err.Error()) // checkSeccomp has looked
-		}
-		if len(program) > 0 {
-			b.Seccomp(program, profile.Flags(), profile.String())
-		}
+		s.restrict(b, j, h, keep)
 	}
 	env := environment(j)
 	argv, envp := b.Strings(j.Command), b.Strings(env)
-	paths := candidates(j.Command[0], env)
+	paths := candidates(j.program(), env)
 	for _, path := range paths {
 		b.Execve(path, argv, envp, len(j.Command), len(env))
 		const enoent, eacces, enotdir = 2, 13, 20
 		b.Tolerate(enoent, eacces, enotdir)
 	}
 	return b.Plan()
+}
+
+// restrict emits what takes calls and files from the job.
+func (s *Spec) restrict(b *plan.Builder, j *Job, h *host, keep uint64) {
+	if l := s.landlock(j); l != nil {
+		l.Restrict(b, h.arch, h.landlock)
+	}
+	if j.uid() == h.initUID || keep != 0 {
+		// With init's id, or the means to get it (CAP_SETUID) or not to need it
+		// (CAP_SYS_RESOURCE), the job could set init's limits.
+		security.ForbidForeignPrlimit(b, h.arch)
+	}
+	if h.seccomp {
+		profile, program, err := s.filter(j, h.arch)
+		if err != nil {
+			panic("inlay: bug: " + err.Error()) // checkSeccomp has looked
+		}
+		if len(program) > 0 {
+			b.Seccomp(program, profile.Flags(), profile.String())
+			const monotonic = 1
+			if s.Trace && !profile.Allows(string(h.arch), "clock_gettime", monotonic) {
+				b.Untimed() // the job would be killed for it
+			}
+		}
+	}
 }

@@ -35,6 +35,7 @@ type Container struct {
 	doneErr error
 	last    *Stats // at the end
 	events  eventLog
+	trace   []StepTime // of the start, once it is over
 }
 
 // New checks the request and reports every fault of it, as [*OptionError]s joined
@@ -54,8 +55,13 @@ func fromSpec(s Spec) (*Container, error) {
 	if err := s.Validate(); err != nil {
 		return nil, err
 	}
-	return &Container{spec: s, state: StateCreated, done: make(chan struct{})}, nil
+	c := &Container{spec: s, state: StateCreated, done: make(chan struct{})}
+	c.events.container, c.events.labels, c.events.journal = s.ID, s.Labels, newJournal(&s)
+	return c, nil
 }
+
+// journal is where the container's log goes.
+func (c *Container) journal() *journal { return c.events.journal }
 
 func randomID() string {
 	b := make([]byte, 6)
@@ -81,6 +87,8 @@ func (s *Spec) clone() Spec {
 	out.Sysctls = maps.Clone(s.Sysctls)
 	out.Mounts = slices.Clone(s.Mounts)
 	out.Files = slices.Clone(s.Files)
+	out.Symlinks = slices.Clone(s.Symlinks)
+	out.Devices = slices.Clone(s.Devices)
 	out.Join = slices.Clone(s.Join)
 	out.Namespaces = slices.Clone(s.Namespaces)
 	out.HostNamespaces = slices.Clone(s.HostNamespaces)
@@ -95,8 +103,10 @@ func (j *Job) clone() Job {
 	out.Command = slices.Clone(j.Command)
 	out.Env = slices.Clone(j.Env)
 	out.Groups = slices.Clone(j.Groups)
+	out.GroupNames = slices.Clone(j.GroupNames)
 	out.Rlimits = slices.Clone(j.Rlimits)
 	out.Capabilities = slices.Clone(j.Capabilities)
+	out.Securebits = slices.Clone(j.Securebits)
 	out.Optional = slices.Clone(j.Optional)
 	out.ExtraFiles = slices.Clone(j.ExtraFiles)
 	return out
@@ -133,7 +143,7 @@ func (c *Container) Dropped() []Dropped {
 // [WithStopOnCancel]), Status is Canceled and err is nil; res.Err() matches
 // context.Cause.
 func Run(ctx context.Context, opts ...Option) (*Result, error) {
-	c, err := New(opts...)
+	c, err := New(append(slices.Clip(opts), Option(unseenTerminal()))...)
 	if err != nil {
 		return nil, err
 	}

@@ -161,6 +161,9 @@ func (c *Container) Update(ctx context.Context, opts ...Option) error {
 		o.applyContainer(&s)
 	}
 	s.Job.validate(&f)
+	if len(s.Job.Limits.DeviceRules) > 0 {
+		f.add("WithResources", fmt.Sprintf("%q", s.Job.Limits.DeviceRules), "device rules cannot be changed while the container runs")
+	}
 	if err := errors.Join(f...); err != nil {
 		return err
 	}
@@ -172,6 +175,9 @@ func (c *Container) Update(ctx context.Context, opts ...Option) error {
 		return errNoGroup
 	}
 	l := s.Job.Limits
+	if err := r.dropAhead(); err != nil { // it may have taken processors from above
+		return groupError(err)
+	}
 	if err := r.groups.all.Update(ctx, l); err != nil {
 		return groupError(err)
 	}

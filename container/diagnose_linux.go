@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"path"
+	"runtime"
 	"strings"
 	"syscall"
 	"time"
@@ -79,14 +80,14 @@ type finding struct {
 func (p *Process) diagnose(ctx context.Context, r *running, out *StartError, errno syscall.Errno) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
 	defer cancel()
-	f := finding{path: p.spec.Command[0], kind: ErrNotFound, why: "no such file in the container"}
+	f := finding{path: p.spec.program(), kind: ErrNotFound, why: "no such file in the container"}
 	if !strings.Contains(f.path, "/") {
 		f.why = "not in the container's PATH"
 	}
 	if errno == unix.E2BIG {
 		f = finding{path: f.path, kind: ErrNotExecutable, why: "arguments and environment are too large", remedy: "hand large data over by stdin or a file"}
 	}
-	for _, c := range candidates(p.spec.Command[0], environment(p.spec)) {
+	for _, c := range candidates(p.spec.program(), environment(p.spec)) {
 		if !path.IsAbs(c) {
 			dir := p.spec.Dir
 			if dir == "" {
@@ -99,6 +100,9 @@ func (p *Process) diagnose(ctx context.Context, r *running, out *StartError, err
 			f = found
 			break
 		}
+	}
+	if l := r.c.spec.landlock(p.spec); l != nil && errors.Is(errno, unix.EACCES) && f.remedy == "" {
+		f.remedy = "WithLandlock holds for the command too: add it, its interpreter and its libraries by security.AllowRead"
 	}
 	out.Path, out.Remedy = f.path, f.remedy
 	out.Err = fmt.Errorf("%w: %s: %w", f.kind, f.why, errno)
@@ -173,9 +177,9 @@ func unreadableProgram(head []byte, errno syscall.Errno) (why, remedy string) {
 		}
 		interpreter, _, _ := strings.Cut(strings.TrimSpace(line), " ")
 		if errors.Is(errno, unix.ENOENT) || errors.Is(errno, unix.ENOTDIR) {
-			return fmt.Sprintf("its interpreter %s (from #!) is not in the container", shorten(interpreter)), ""
+			return fmt.Sprintf("its interpreter %s (from #!) is not in the container", shownName(interpreter)), ""
 		}
-		return fmt.Sprintf("its interpreter %s (from #!) cannot be executed", shorten(interpreter)), ""
+		return fmt.Sprintf("its interpreter %s (from #!) cannot be executed", shownName(interpreter)), ""
 	}
 	if len(head) < 64 || string(head[:4]) != elf.ELFMAG {
 		if len(head) == 0 {
@@ -188,12 +192,23 @@ func unreadableProgram(head []byte, errno syscall.Errno) (why, remedy string) {
 		return fmt.Sprintf("it is for another architecture (%v)", machine), ""
 	}
 	if name := interpreterOf(head); name != "" && errors.Is(errno, unix.ENOENT) {
-		return fmt.Sprintf("its interpreter %s (PT_INTERP) is not in the container", shorten(name)), "link it statically, or use a root that has the interpreter"
+		return fmt.Sprintf("its interpreter %s (PT_INTERP) is not in the container", shownName(name)), "link it statically, or use a root that has the interpreter"
 	}
 	return errno.Error(), ""
 }
 
-const nativeMachine = elf.EM_X86_64
+// shownName is a name out of a file of the container in words for a log or a
+// terminal: it may be anything. The kernel ends it at a NUL byte.
+func shownName(name string) string {
+	name, _, _ = strings.Cut(name, "\x00")
+	if name == "" {
+		return `""`
+	}
+	return oneLine(shorten(name))
+}
+
+// nativeMachine is what ELF calls this architecture.
+var nativeMachine = map[string]elf.Machine{"amd64": elf.EM_X86_64, "arm64": elf.EM_AARCH64}[runtime.GOARCH]
 
 // interpreterOf reads PT_INTERP of a 64-bit little-endian ELF program whose
 // headers and name lie in its first page, as linkers put them.

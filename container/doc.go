@@ -8,8 +8,12 @@
 // read-only view of the host's /usr, no network, no capability, and nothing of
 // the host program's files, environment or descriptors.
 //
+// [Command] does the same in the manner of os/exec: a program that runs others by
+// exec.Command runs them in containers once it calls container.Command.
+//
 // An error means that inlay could not do what was asked. What the program itself
-// did, however badly it ended, is a Result. A Container owns all that it made;
+// did, however badly it ended, is a Result (and for a [Cmd] alone an [*ExitError]
+// as well). A Container owns all that it made;
 // Close gives everything back and may be called at any time, so defer it.
 //
 // The host program's own binary is executed once more, at the first start, as

@@ -28,10 +28,16 @@ const (
 type Event struct {
 	Kind EventKind `json:"kind"`
 	Time time.Time `json:"time"`
+	// Container is the ID of the container, and Labels are its own, for who reads the
+	// events of many. The map is the same in all of them.
+	Container string            `json:"container"`
+	Labels    map[string]string `json:"labels,omitempty"`
 	// PID is the job's inside the container; 0 where it is about no job.
 	PID int `json:"pid,omitempty"`
 	// Status is the limit of EventLimit.
 	Status Status `json:"status"`
+	// SetupTime is, of EventStarted, what Start took until then.
+	SetupTime time.Duration `json:"setup_time_ns,omitempty"`
 	// Result is the end of EventExited.
 	Result *Result `json:"result,omitempty"`
 }
@@ -41,6 +47,10 @@ const maxEvents = 4096
 
 // eventLog is what happened, for any number of readers who come when they like.
 type eventLog struct {
+	container string
+	labels    map[string]string
+	journal   *journal
+
 	mu      sync.Mutex
 	list    []Event
 	dropped int           // how many are forgotten
@@ -57,6 +67,9 @@ func (l *eventLog) add(e Event) {
 	if e.Time.IsZero() {
 		e.Time = time.Now()
 	}
+	e.Container, e.Labels = l.container, l.labels
+	l.journal.event(e)
+	countEvent(e)
 	if len(l.list) >= maxEvents {
 		l.list = slices.Delete(l.list, 0, maxEvents/4)
 		l.dropped += maxEvents / 4

@@ -12,11 +12,14 @@ import (
 	"go/parser"
 	"go/token"
 	"io"
+	"io/fs"
 	"log"
 	"os"
 	"path"
+	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -24,6 +27,7 @@ import (
 
 	"github.com/inlay-dev/inlay/cgroup"
 	"github.com/inlay-dev/inlay/container"
+	"github.com/inlay-dev/inlay/namespace"
 	"github.com/inlay-dev/inlay/rootfs"
 )
 
@@ -61,6 +65,25 @@ func ExampleRun() {
 	// Output:
 	// HELLO
 	// true 6
+}
+
+// Command is exec.Command, with the program in a container: it has the same fields
+// and methods, and a program that fails is an error.
+func ExampleCommand() {
+	cmd := container.Command("sh", "-c", "tr a-z A-Z; echo trouble >&2; exit 3")
+	cmd.Stdin = strings.NewReader("hello\n")
+	cmd.Options = []container.Option{container.WithTimeLimit(time.Minute)}
+	out, err := cmd.Output()
+	fmt.Printf("%s%v\n", out, err)
+	var exit *container.ExitError
+	if errors.As(err, &exit) {
+		fmt.Print(exit.ExitCode(), " ", string(exit.Stderr))
+	}
+
+	// Output:
+	// HELLO
+	// exit status 3
+	// 3 trouble
 }
 
 // A job that fails is no error: whoever wants one asks the Result.
@@ -158,6 +181,43 @@ func ExampleContainer_Stop() {
 	// Output:
 	// running ready
 	// stopped exited 5
+}
+
+// A second container is on the first one's network, and nowhere else: it reaches what
+// listens there on lo.
+func ExampleWithNamespaceOf() {
+	ctx := context.Background()
+	server, err := container.New()
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer server.Close() //nolint:errcheck // shown elsewhere
+	if err := server.Start(ctx); err != nil {
+		log.Fatal(err)
+	}
+	network := func(c *container.Container) string {
+		var out strings.Builder
+		p, err := c.Exec(ctx, container.WithCommand("readlink", "/proc/self/ns/net"), container.WithStdout(&out))
+		if err != nil {
+			log.Fatal(err)
+		}
+		if _, err := p.Wait(ctx); err != nil {
+			log.Fatal(err)
+		}
+		return out.String()
+	}
+	client, err := container.New(container.WithNamespaceOf(server, namespace.Network))
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer client.Close() //nolint:errcheck // shown elsewhere
+	if err := client.Start(ctx); err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(network(client) == network(server))
+
+	// Output:
+	// true
 }
 
 // Files are written, and memory file systems made, before the job begins.
@@ -380,4 +440,196 @@ func ExampleContainer_Update() { //nolint:testableexamples // needs control grou
 	if err := c.Update(ctx, container.WithMemoryLimit(128*container.MiB)); err != nil {
 		log.Fatal(err)
 	}
+}
+
+// What a job leaves in its memory file systems can be read until Close.
+func ExampleContainer_FS() {
+	c, err := container.New(container.WithCommand("sh", "-c", "echo 42 >/tmp/answer"))
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer c.Close() //nolint:errcheck // an example
+	if err := c.Start(context.Background()); err != nil {
+		fmt.Println(err)
+		return
+	}
+	if _, err := c.Wait(context.Background()); err != nil {
+		fmt.Println(err)
+		return
+	}
+	text, err := fs.ReadFile(c.FS(), "tmp/answer")
+	fmt.Printf("%s%v\n", text, err)
+
+	// Output:
+	// 42
+	// <nil>
+}
+
+// Sources go in, what was made of them comes out, and neither has to be a mount.
+func ExampleContainer_CopyOut() {
+	ctx := context.Background()
+	dir, err := os.MkdirTemp("", "project")
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer os.RemoveAll(dir) //nolint:errcheck // an example
+	if err := os.WriteFile(dir+"/in", []byte("6 7"), 0o644); err != nil {
+		fmt.Println(err)
+		return
+	}
+	c, err := container.New()
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer c.Close() //nolint:errcheck // an example
+	if err := c.Start(ctx); err != nil {
+		fmt.Println(err)
+		return
+	}
+	if _, err := c.CopyIn(ctx, dir, "/tmp/work"); err != nil {
+		fmt.Println(err)
+		return
+	}
+	if err := c.Command("sh", "-c", "mkdir /tmp/work/out; read a b </tmp/work/in; echo $((a*b)) >/tmp/work/out/answer").Run(); err != nil {
+		fmt.Println(err)
+		return
+	}
+	report, err := c.CopyOut(ctx, "/tmp/work/out", dir, container.WithMaxBytes(container.MiB), container.WithMaxEntries(100))
+	if err != nil {
+		fmt.Println(err) // and how much is there by now
+		return
+	}
+	text, err := os.ReadFile(dir + "/out/answer")
+	fmt.Printf("%d entries, %d bytes: %s%v\n", report.Entries, report.Bytes, text, err)
+
+	// Output:
+	// 2 entries, 3 bytes: 42
+	// <nil>
+}
+
+// What a stranger's program does to a project is looked at before it counts.
+func ExampleContainer_Changes() {
+	project, err := os.MkdirTemp("", "project")
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer os.RemoveAll(project) //nolint:errcheck // the example's own folder
+	if err := os.WriteFile(filepath.Join(project, "main.go"), []byte("package main\n"), 0o600); err != nil {
+		fmt.Println(err)
+		return
+	}
+	ctx := context.Background()
+	c, err := container.New(
+		container.WithMounts(rootfs.Workspace(project, "/work", rootfs.Staged())),
+		container.WithCommand("/bin/sh", "-c", "cd /work; rm main.go; echo 'module x' >go.mod"),
+	)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer c.Close() //nolint:errcheck // as Discard
+	if err := c.Start(ctx); err != nil {
+		fmt.Println(err)
+		return
+	}
+	if _, err := c.Wait(ctx); err != nil {
+		fmt.Println(err)
+		return
+	}
+	for change, err := range c.Changes() {
+		fmt.Println(change, err)
+	}
+	if err := c.Commit(ctx, "/work"); err != nil {
+		fmt.Println(err)
+	}
+	list, err := os.ReadDir(project)
+	fmt.Println(list, err)
+	// Output:
+	// A /work/go.mod <nil>
+	// D /work/main.go <nil>
+	// [- go.mod] <nil>
+}
+
+// A shell with a terminal: what is typed, and what is seen.
+func ExampleContainer_Terminal() {
+	ctx := context.Background()
+	c, err := container.New(container.WithCommand("sh", "-c", "stty size; read name; echo hello $name"), container.WithTerminal(24, 80))
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer c.Close() //nolint:errcheck // nothing was left where Wait has returned
+	if err := c.Start(ctx); err != nil {
+		log.Fatal(err)
+	}
+	if _, err := io.WriteString(c.Terminal(), "you\n"); err != nil {
+		log.Fatal(err)
+	}
+	seen, err := io.ReadAll(c.Terminal())
+	if !errors.Is(err, syscall.EIO) { // how a terminal ends
+		log.Fatal(err)
+	}
+	for _, line := range []string{"24 80\r\n", "you\r\n", "hello you\r\n"} {
+		fmt.Println(strings.Contains(string(seen), line))
+	}
+	res, err := c.Wait(ctx)
+	fmt.Println(res.ExitCode, err)
+
+	// Output:
+	// true
+	// true
+	// true
+	// 0 <nil>
+}
+
+// A user by name, of the root's own passwd.
+func ExampleWithUser() {
+	res, err := container.Run(context.Background(), container.WithUser("root:root"), container.WithCommand("sh", "-c", "id -u; id -g"), container.WithStdout(os.Stdout))
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(res.Success())
+
+	_, err = container.Run(context.Background(), container.WithUser("alice"), container.WithCommand("true"))
+	fmt.Println(err)
+
+	// Output:
+	// 0
+	// 0
+	// true
+	// inlay: prepare: WithUser /etc/passwd: no user "alice" (the container's own file is looked into, not the host's: give an id, or a root that has the name)
+}
+
+// A profile prints what it stands for; what comes after it wins.
+func ExampleProfileAgent() {
+	fmt.Println(container.ProfileAgent())
+	c, err := container.New(container.WithCommand("true"), container.ProfileAgent(), container.WithTimeLimit(time.Second))
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	fmt.Println(*c.Spec().Job.TimeLimit)
+	// Output:
+	// ProfileAgent(WithMemoryLimit(1073741824), WithCPULimit(1), WithPidsLimit(256), WithTimeLimit(2m0s), WithOutputLimit(1048576))
+	// 1s
+}
+
+// What the containers of a program came to is counted for all of them together.
+func ExampleMetrics() {
+	before := container.Metrics()
+	for _, line := range []string{"exit 0", "exit 1", "kill -9 $$"} {
+		if _, err := container.Run(context.Background(), container.WithCommand("sh", "-c", line)); err != nil {
+			fmt.Println(err)
+		}
+	}
+	now := container.Metrics()
+	for _, status := range []container.Status{container.Exited, container.Signaled} {
+		fmt.Println(status, now.Ends[status]-before.Ends[status])
+	}
+	// Output:
+	// exited 2
+	// signaled 1
 }

@@ -18,6 +18,7 @@ import (
 	"github.com/inlay-dev/inlay/cgroup"
 	"github.com/inlay-dev/inlay/internal/launcher"
 	"github.com/inlay-dev/inlay/namespace"
+	"github.com/inlay-dev/inlay/rootfs"
 )
 
 const (
@@ -61,14 +62,20 @@ type groups struct {
 	uid  int // who clones jobs into them; -1 for everybody, -2: no need to say
 
 	mu     sync.Mutex
-	shared *cgroup.Group         // for jobs without limits of their own; nil: none yet
+	shared *jobGroup             // for jobs without limits of their own; nil: none yet
 	live   map[*Process]struct{} // whose figures are still to be read
 	last   int                   // the number of the last job
-	entry  *cgroup.Entry         // of shared, open as long as the container
 	seen   atomic.Int64          // how many were killed in shared for want of memory, when last looked at
 	oom    int                   // watched for want of memory, on v1; -1: it is not
-	// leaving are jobs that ended, whose own groups are being removed.
-	leaving sync.WaitGroup
+	closed bool                  // nobody needs them any more but to remove them
+	// ahead is a group that the next job with limits of its own may have; making:
+	// there will be one; lastLimits are those of the last such job.
+	ahead      *jobGroup
+	making     bool
+	updates    int // of what they are made from
+	lastLimits *cgroup.Limits
+	chores     []func()       // see later; the first is being done
+	leaving    sync.WaitGroup // until they are done
 }
 
 // openHome finds or makes the place for groups. The error says why there is none.
@@ -244,12 +251,16 @@ func (r *running) openGroups(ctx context.Context) error {
 		h, err = r.openHome(ctx, "")
 	}
 	if err != nil {
-		if errors.Is(err, launcher.ErrDied) || ctx.Err() != nil {
+		if errors.Is(err, launcher.ErrDied) {
 			return launcherError(err)
+		}
+		if ctx.Err() != nil { // whatever the host lacks besides, this is why the start ends
+			return launcherError(context.Cause(ctx))
 		}
 		return r.withoutGroups(err)
 	}
 	r.limits = s.limits()
+	r.limits.DeviceRules = append(slices.Clip(r.limits.DeviceRules), s.deviceRules(r.nodes)...)
 	if err := r.dropLimits(h, &s.Job, &r.limits); err != nil {
 		return errors.Join(err, h.leave())
 	}
@@ -282,6 +293,7 @@ func (r *running) refuseLimits() error {
 		return err
 	}
 	l := s.limits()
+	l.DeviceRules = append(slices.Clip(l.DeviceRules), s.deviceRules(nodes(s))...)
 	return errors.Join(r.dropLimits(&home{top: top}, &s.Job, &l), top.Close())
 }
 
@@ -291,6 +303,10 @@ func (r *running) dropLimits(h *home, j *Job, l *cgroup.Limits) error {
 	var errs []error
 	for _, e := range h.top.Missing(l) {
 		option := limitOption[e.Field]
+		if r.narrows(e.Field, j) {
+			errs = append(errs, &LimitError{Option: "WithDevice", Reason: e.Reason, Remedy: e.Remedy})
+			continue
+		}
 		switch {
 		case j.optional(option) || j.optional("WithResources") || e.Field == "Pids" && j.Limits.Pids == nil:
 			r.drop(option, e.Reason)
@@ -304,6 +320,12 @@ func (r *running) dropLimits(h *home, j *Job, l *cgroup.Limits) error {
 	return errors.Join(errs...)
 }
 
+// narrows tells that a limit of the container keeps its jobs from doing all with a
+// device: without it they could do more than was asked for, so it is never optional.
+func (r *running) narrows(field string, j *Job) bool {
+	return field == "DeviceRules" && j == &r.c.spec.Job && slices.ContainsFunc(r.c.spec.Devices, rootfs.Device.Narrowed)
+}
+
 // withoutGroups is a start where there can be no groups.
 func (r *running) withoutGroups(why error) error {
 	s := &r.c.spec
@@ -314,6 +336,9 @@ func (r *running) withoutGroups(why error) error {
 	}
 	if err := r.withoutGroupsFor(&s.Job, why, remedy); err != nil {
 		return err
+	}
+	if slices.ContainsFunc(s.Devices, rootfs.Device.Narrowed) {
+		return &LimitError{Option: "WithDevice", Reason: "there are no control groups here: " + why.Error(), Remedy: remedy}
 	}
 	if s.CgroupParent != nil && !s.Job.optional("WithCgroupParent") {
 		return &LimitError{Option: "WithCgroupParent", Reason: why.Error(), Remedy: remedy}
@@ -397,6 +422,9 @@ func (r *running) create(in *cgroup.Group, name string, l cgroup.Limits, j *Job)
 		if !errors.As(err, &missing) || len(l.Fields()) == 0 {
 			return g, groupError(err)
 		}
+		if r.narrows(missing.Field, j) {
+			return nil, &LimitError{Option: "WithDevice", Reason: missing.Reason, Remedy: missing.Remedy}
+		}
 		if option := limitOption[missing.Field]; j.optional(option) || j.optional("WithResources") {
 			r.drop(option, missing.Reason)
 			l.Clear(missing.Field)
@@ -442,7 +470,14 @@ func (r *running) enter(p *Process) (*cgroup.Entry, error) {
 	case p.group == nil:
 		return nil, nil
 	case p.shared:
-		return r.groups.entry, nil
+		return r.groups.shared.entry, nil
+	case p.made != nil:
+		e := p.made.entry
+		if e == nil {
+			return nil, &StartError{Phase: PhasePrepare, Op: "open", Path: p.group.Path(), Err: unix.EBADF}
+		}
+		p.made.entry = nil // prepare's to close
+		return e, nil
 	}
 	e, err := p.group.Enter()
 	return e, groupError(err)
@@ -466,40 +501,32 @@ func (r *running) jobGroup(p *Process) error {
 		return err
 	}
 	g.mu.Lock()
-	defer g.mu.Unlock()
 	if g.live == nil {
 		g.live = map[*Process]struct{}{}
 	}
 	g.live[p] = struct{}{}
-	if !own && g.shared != nil {
-		p.group, p.shared, p.oomBefore = g.shared, true, g.seen.Load()
+	g.mu.Unlock()
+	if own {
+		m, err := r.ownGroup(l, j)
+		if err != nil {
+			return err
+		}
+		p.made, p.group = m, m.group
+		m.owner.Store(p)
 		return nil
 	}
-	name := "shared"
-	if own {
-		g.last++
-		name = strconv.Itoa(g.last)
-	} else {
-		l = cgroup.Limits{}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.shared != nil {
+		p.group, p.shared, p.oomBefore = g.shared.group, true, g.seen.Load()
+		return nil
 	}
-	made, err := r.create(g.all, name, l, j)
+	made, err := r.makeJobGroup("shared", cgroup.Limits{}, r.creator(j))
 	if err != nil {
 		return err
 	}
-	if g.uid > -2 {
-		if err := made.Let(g.uid); err != nil {
-			return errors.Join(groupError(err), made.Delete(context.Background()))
-		}
-	}
-	p.group, p.shared = made, !own
-	if !own {
-		if g.entry, err = made.Enter(); err != nil {
-			return groupError(err)
-		}
-		g.shared = made
-	} else if l.Memory != nil && l.OOMGroup {
-		return r.watchOOM(made, &p.oom, func() { p.killing(MemoryLimit) })
-	}
+	g.shared = made
+	p.group, p.shared = made.group, true
 	return nil
 }
 
@@ -556,23 +583,44 @@ func (r *running) removeGroups() error {
 	if g == nil {
 		return nil
 	}
+	r.closeGroups()
+	if g.all != nil {
+		if err := g.all.Delete(context.Background()); err != nil {
+			if pids, e := g.all.Processes(); e == nil && len(pids) > 0 {
+				// Somebody put them there: init's end was that of all the container's own.
+				return &LeftError{ID: r.c.spec.ID, Processes: leftAmong(pids), Groups: g.all.Paths()}
+			}
+			return errors.Join(err, g.home.leave())
+		}
+	}
+	return g.home.leave()
+}
+
+// closeGroups gives back what jobs needed of the groups; nobody starts any more.
+func (r *running) closeGroups() {
+	g := r.groups
+	if g == nil {
+		return
+	}
+	g.mu.Lock()
+	closed := g.closed
+	g.closed = true
+	g.mu.Unlock()
+	if closed {
+		return
+	}
 	g.leaving.Wait()
 	r.unwatchOOM(&g.oom)
+	_ = r.dropAhead() // its folder goes with the container's
 	g.mu.Lock()
-	if g.entry != nil {
-		g.entry.Close()
-		g.entry = nil
+	if g.shared != nil {
+		r.closeJobGroup(g.shared)
 	}
 	live := slices.Collect(maps.Keys(g.live))
 	g.mu.Unlock()
 	for _, p := range live {
 		p.keepEnding()
 	}
-	var err error
-	if g.all != nil {
-		err = g.all.Delete(context.Background())
-	}
-	return errors.Join(err, g.home.leave())
 }
 
 // pruneGroup removes what a line of an owner file names.
@@ -585,6 +633,14 @@ func pruneGroup(ctx context.Context) func(line string) (string, error) {
 		if _, err := os.Lstat(folder); errors.Is(err, os.ErrNotExist) {
 			return "", nil
 		}
-		return folder, cgroup.RemoveLeftover(ctx, folder, groupPrefix)
+		wait, cancel := context.WithTimeoutCause(ctx, laterTimeout, unix.EBUSY)
+		defer cancel()
+		err := cgroup.RemoveLeftover(wait, folder, groupPrefix)
+		if err != nil {
+			if list := leftAmong(groupProcesses(folder)); len(list) > 0 {
+				err = fmt.Errorf("%w: %s", err, leftText(list))
+			}
+		}
+		return folder, err
 	}
 }

@@ -30,17 +30,17 @@ import (
 
 // inside runs a test with a default container's main job and with a job of Exec:
 // run returns what the job wrote.
-func inside(t *testing.T, f func(t *testing.T, run func(job ...container.JobOption) string)) {
+func inside(t *testing.T, f func(t *testing.T, run func(job ...container.JobOption) string), opts ...container.Option) {
 	t.Helper()
 	containertest.Census(t)
 	t.Run("main job", func(t *testing.T) {
 		f(t, func(job ...container.JobOption) string {
 			t.Helper()
-			return output(t, append(asOptions(job), selfMount(t))...)
+			return output(t, append(append(asOptions(job), selfMount(t)), opts...)...)
 		})
 	})
 	t.Run("Exec", func(t *testing.T) {
-		c := start(t, selfMount(t))
+		c := start(t, append(opts, selfMount(t))...)
 		f(t, func(job ...container.JobOption) string {
 			t.Helper()
 			return execOutput(t, c, job...)
@@ -792,7 +792,7 @@ func TestIsolationHoldsInNestedNamespaces(t *testing.T) {
 			require.Equal(t, want, met, what)
 		}
 		require.Greater(t, len(got), 20)
-	})
+	}, container.WithUserNamespaceCreation(true))
 }
 
 var escapeRoot = register("escape root", func([]string) int {
@@ -1090,4 +1090,35 @@ func TestIsolationEtcDenied(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A crash in a container starts no handler of the host's core_pattern, which runs
+// as root in the host's namespaces; outside it does.
+func TestIsolationCoreHandler(t *testing.T) {
+	containertest.Census(t)
+	if os.Getenv("INLAY_VM") == "" {
+		t.Skip("needs a VM: the pattern is the whole machine's")
+	}
+	containertest.Require(t, containertest.Root)
+	const pattern = "/proc/sys/kernel/core_pattern"
+	before, err := os.ReadFile(pattern)
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, os.WriteFile(pattern, before, 0o644)) })
+	touch, err := exec.LookPath("touch")
+	require.NoError(t, err)
+	mark := filepath.Join(t.TempDir(), "handled")
+	require.NoError(t, os.WriteFile(pattern, []byte("|"+touch+" "+mark), 0o644))
+	const line = "kill -SEGV $$"
+	for _, opts := range [][]container.Option{{}, {container.WithUser(1000, 1000)}, {container.WithSeccomp(security.Unconfined()), container.WithCapabilities(security.AllCapabilities()...)}} {
+		res, err := container.Run(timeout(t), append(opts, sh(line))...)
+		require.NoError(t, err)
+		require.Equal(t, unix.SIGSEGV, res.Signal, "%v", res)
+		require.False(t, res.CoreDumped)
+		require.NoFileExists(t, mark)
+	}
+	// A limit of 0 does not keep a handler from being started, core(5).
+	res, err := container.Run(timeout(t), sh(line), container.WithRlimit("core", 0, 0))
+	require.NoError(t, err)
+	require.Equal(t, unix.SIGSEGV, res.Signal)
+	require.FileExists(t, mark)
 }

@@ -109,3 +109,23 @@ func needContainers(t testing.TB) {
 }
 
 func lines(s string) []string { return strings.Split(strings.TrimSpace(s), "\n") }
+
+// In the project's VMs, which are emulated, all takes some ten times longer: what is
+// done many times is done less often there, and of the steps of a plan every fourth
+// fails.
+func often(n int) int {
+	if os.Getenv("INLAY_VM") != "" {
+		return max(n/10, 5)
+	}
+	return n
+}
+
+func stride() int {
+	switch {
+	case testing.Short():
+		return 11
+	case os.Getenv("INLAY_VM") != "":
+		return 4
+	}
+	return 1
+}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"path"
 	"slices"
 
@@ -15,7 +16,8 @@ func WithRoot(root rootfs.Root) Option {
 	return newOption("WithRoot", formatted("%+v", root), func(s *Spec) { s.Root = &root })
 }
 
-// WithMounts adds mounts, made in their order: [rootfs.Bind], [rootfs.Tmpfs].
+// WithMounts adds mounts, made in their order: [rootfs.Bind], [rootfs.Tmpfs],
+// [rootfs.Sysfs], and parts of other containers by [Container.Mount].
 func WithMounts(mounts ...rootfs.Mount) Option {
 	mounts = slices.Clone(mounts)
 	return newOption("WithMounts", formatted("%+v", mounts), func(s *Spec) { s.Mounts = append(slices.Clip(s.Mounts), mounts...) })
@@ -76,6 +78,37 @@ func WithFiles(dst string, files fs.FS) Option {
 	})
 }
 
+// WithSymlink makes a link at an absolute path inside, before the job starts, where
+// [WithFile] could write: after the files, and in their order. What it says is not
+// looked at; where it leads is settled inside.
+func WithSymlink(target, path string) Option {
+	return newOption("WithSymlink", formatted("%q, %q", target, path), func(s *Spec) {
+		s.Symlinks = append(slices.Clip(s.Symlinks), rootfs.Symlink{Path: path, Target: target})
+	})
+}
+
+// WithDevice shows a device node of the host, at path, to the container: inside at
+// target, or at the same path where target is "". The node is the host's own, a link is
+// followed, and it must be one that jobs may open by its mode: as root the container's
+// ids are none of the host's, so "others" must.
+//
+// access is what jobs may do with it, as in Docker's --device, of the letters r (read),
+// w (write) and m (make nodes, which open nothing and are never refused by this); "" is
+// all. Where a letter of r and w is left out, or there are rules by [WithDeviceRules], it
+// becomes a rule for the controller devices as well: without one Start returns a
+// [*LimitError], and all devices that no rule names are denied. Rules are for a device's
+// numbers: where another WithDevice, a rule, or the minimal /dev allows more of the same
+// device, that holds for all of its nodes.
+//
+// New reports a path that is none and letters that are none as an [*OptionError]; Start
+// what is not there, no device, or of no use, as a [*StartError]. Optional leaves out a
+// device that is not there.
+func WithDevice(path, target, access string) Option {
+	return newOption("WithDevice", formatted("%q, %q, %q", path, target, access), func(s *Spec) {
+		s.Devices = append(slices.Clip(s.Devices), rootfs.Device{Source: path, Target: target, Access: access})
+	})
+}
+
 // WithStateDir sets where id ranges and owner locks lie: an absolute path to a
 // folder of this user's own, made with mode 0700. Without it, it is /run/inlay
 // for root, else $XDG_RUNTIME_DIR/inlay, else inlay-UID in the temporary folder.
@@ -99,8 +132,10 @@ func WithID(id string) Option {
 	})
 }
 
-// WithLabel attaches a value to the container, for the host program's own use.
-// Neither may hold a newline or a NUL byte.
+// WithLabel attaches a value to the container, for the host program's own use: it
+// is in the Spec, in each [Event], in the [Result] and in each record of
+// [WithLogger]. At most 64, a key of 1 to 128 bytes, a value of at most 4,096, both
+// UTF-8 without newlines and NUL bytes.
 func WithLabel(key, value string) Option {
 	return newOption("WithLabel", formatted("%q, %q", key, value), func(s *Spec) {
 		m := map[string]string{key: value}
@@ -109,6 +144,19 @@ func WithLabel(key, value string) Option {
 				m[k] = v
 			}
 		}
+		s.Labels = m
+	})
+}
+
+// WithLabels attaches several values, as [WithLabel] does one.
+func WithLabels(labels map[string]string) Option {
+	labels = maps.Clone(labels)
+	return newOption("WithLabels", formatted("%q", labels), func(s *Spec) {
+		m := maps.Clone(s.Labels)
+		if m == nil {
+			m = map[string]string{}
+		}
+		maps.Copy(m, labels)
 		s.Labels = m
 	})
 }

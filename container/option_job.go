@@ -19,7 +19,7 @@ import (
 // ErrNotExecutable and says why: see execve(2).
 func WithCommand(name string, args ...string) JobOption {
 	command := append([]string{name}, args...)
-	return newJobOption("WithCommand", quoted(command), func(j *Job) { j.Command = slices.Clone(command) })
+	return newJobOption("WithCommand", quoted(command), func(j *Job) { j.Command, j.path = slices.Clone(command), "" })
 }
 
 // WithArgs adds arguments to the command.
@@ -45,21 +45,6 @@ func WithDir(dir string) JobOption {
 			j.faults = append(j.faults, &OptionError{Option: "WithDir", Value: `""`, Reason: "empty path"})
 		}
 	})
-}
-
-// WithUser sets the job's user and group inside the container. Without it both
-// are 0: root of the container's own user namespace, without a capability. Ids
-// that are not mapped, and the one id that init has for itself, are refused by
-// Start; with automatic maps 0 to 65534 are there, or 0 alone for an
-// unprivileged host user without a range in /etc/subuid.
-func WithUser(uid, gid uint32) JobOption {
-	return newJobOption("WithUser", formatted("%d, %d", uid, gid), func(j *Job) { j.UID, j.GID = &uid, &gid })
-}
-
-// WithGroups sets the supplementary groups; without it there are none.
-func WithGroups(gids ...uint32) JobOption {
-	gids = slices.Clone(gids)
-	return newJobOption("WithGroups", gids, func(j *Job) { j.Groups = append(slices.Clip(j.Groups), gids...) })
 }
 
 // WithUmask sets the file mode creation mask, 0 to 0777; without it, 022.
@@ -93,6 +78,22 @@ func WithStdout(w io.Writer) JobOption {
 // WithStderr takes the job's standard error, as [WithStdout] does its output.
 func WithStderr(w io.Writer) JobOption {
 	return newJobOption("WithStderr", formatted("%T", w), func(j *Job) { j.Stderr = w })
+}
+
+// absent tells that no reader or writer was given.
+func absent(given any) bool {
+	f, isFile := given.(*os.File)
+	return given == nil || isFile && f == nil
+}
+
+// same tells whether both are one writer.
+func same(a, b io.Writer) (equal bool) {
+	defer func() {
+		if recover() != nil {
+			equal = false // a type that has no ==, as os/exec treats it
+		}
+	}()
+	return a != nil && a == b
 }
 
 // WithExtraFiles gives the job further open files: the first is its descriptor
@@ -136,29 +137,6 @@ func WithRlimit(name string, soft, hard uint64) JobOption {
 	})
 }
 
-// WithCapabilities gives the job capabilities in its own user namespace, by
-// OCI's or Docker's names ("CAP_NET_ADMIN", "net_admin"): in all five sets, so
-// that they outlive execve(2) for other users than root as well. Without it all
-// five sets are empty. See capabilities(7).
-//
-// Without a user namespace CAP_SYS_PTRACE is refused: such a job could take init
-// over.
-func WithCapabilities(names ...string) JobOption {
-	names = slices.Clone(names)
-	return newJobOption("WithCapabilities", quoted(names), func(j *Job) {
-		for _, n := range names {
-			canonical, err := security.ParseCapability(n)
-			if err != nil {
-				j.faults = append(j.faults, &OptionError{Option: "WithCapabilities", Value: fmt.Sprintf("%q", n), Reason: err.Error()})
-				continue
-			}
-			if !slices.Contains(j.Capabilities, canonical) {
-				j.Capabilities = append(slices.Clip(j.Capabilities), canonical)
-			}
-		}
-	})
-}
-
 func quoted(list []string) string {
 	var b strings.Builder
 	for i, s := range list {
@@ -176,7 +154,7 @@ func quoted(list []string) string {
 
 func shorten(s string) string {
 	if len(s) > 80 {
-		return s[:80] + "…"
+		return strings.ToValidUTF8(s[:80], "") + "…"
 	}
 	return s
 }

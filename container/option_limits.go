@@ -47,7 +47,7 @@ func WithIdleLimit(d time.Duration) JobOption {
 // stderr together; what it wrote up to n is delivered, and [Result.Status] is
 // OutputLimit. 0 allows none. An *os.File is written to through a pipe then, since
 // nobody could count else. When it is killed, the job may have written up to
-// 64 KiB more (of each of the two, where they are different writers).
+// 64 KiB more.
 func WithOutputLimit(n int64) JobOption {
 	return newJobOption("WithOutputLimit", n, func(j *Job) { j.OutputLimit = &n })
 }
@@ -90,7 +90,9 @@ func WithCPULimit(cpus float64) JobOption {
 
 // WithCPUWeight sets the share of processor time against other containers of this
 // program while there is not enough for all: 1 to 10000, 100 without (cpu.weight
-// of cgroup v2; on v1 cpu.shares, of which 1024 are 100).
+// of cgroup v2; on v1 cpu.shares, of which 1024 are 100). On a v1 host that mounts
+// the controllers cpu and cpuacct apart, a container without any option of
+// processors is in no group of cpu's: give each a weight there.
 func WithCPUWeight(n uint64) JobOption {
 	return newJobOption("WithCPUWeight", n, func(j *Job) { j.Limits.CPUWeight = &n })
 }

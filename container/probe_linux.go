@@ -24,6 +24,7 @@ import (
 	"github.com/inlay-dev/inlay/internal/launcher"
 	"github.com/inlay-dev/inlay/internal/rawproc"
 	"github.com/inlay-dev/inlay/namespace"
+	"github.com/inlay-dev/inlay/security"
 )
 
 // Probe finds out whether a container with these options (without any: the
@@ -101,6 +102,11 @@ type description struct {
 	groups, controllers, without []string
 	groupsErr                    error
 
+	// landlock is the version of Landlock's ABI, landlockErr why there is none.
+	landlock    int
+	landlockErr error
+	timeErr     error // why there are no time namespaces
+
 	trials []trial // of system calls
 	// tryUser tells whether the kernel makes a user namespace for this process.
 	tryUser func() error
@@ -130,6 +136,8 @@ func thisHost(s *Spec) (*description, error) {
 		tryUser:  func() error { return tryClone3(unix.CLONE_NEWUSER) },
 		lookPath: lookElevated,
 	}
+	d.landlock, d.landlockErr = security.LandlockABI()
+	d.timeErr = timeNamespaces()
 	d.lookGroups()
 	_, _, err = launcher.OwnIDs()
 	d.ownIDs = err == nil
@@ -142,7 +150,7 @@ func thisHost(s *Spec) (*description, error) {
 // findings are those that can be read from a description.
 func (d *description) findings() []Finding {
 	return []Finding{
-		d.architecture(), d.kernel(), d.userNamespaces(), d.proc(), d.idRange(), d.newuidmap(), d.cgroups(),
+		d.architecture(), d.kernel(), d.userNamespaces(), d.proc(), d.idRange(), d.newuidmap(), d.cgroups(), d.landlocks(), d.clocks(),
 	}
 }
 
@@ -160,7 +168,7 @@ func (d *description) architecture() Finding {
 	f := Finding{Name: "architecture", OK: d.supported, Detail: d.arch}
 	if !d.supported {
 		f.Detail += " is not in this version"
-		f.Remedy = "run on linux/amd64"
+		f.Remedy = "run on linux/amd64 or linux/arm64"
 	}
 	return f
 }
@@ -535,6 +543,33 @@ func (d *description) cgroups() Finding {
 	return f
 }
 
+// landlocks is a note: only WithLandlock needs it.
+func (d *description) landlocks() Finding {
+	f := Finding{Name: "landlock", Note: true}
+	if d.landlockErr != nil {
+		f.Detail, f.err = d.landlockErr.Error(), d.landlockErr
+		f.Remedy = "Linux 5.13 or later, built with CONFIG_SECURITY_LANDLOCK and started with landlock in lsm="
+		return f
+	}
+	f.OK, f.Detail = true, fmt.Sprintf("version %d", d.landlock)
+	everything := security.NewLandlock(security.AllowRead("/"), security.AllowBind(), security.ScopeSignals(), security.ScopeAbstractSockets())
+	if missing := everything.Missing(d.landlock); len(missing) > 0 {
+		f.Detail += "; without " + strings.Join(missing, ", ")
+	}
+	return f
+}
+
+// clocks is a note: only a container with clocks of its own needs them.
+func (d *description) clocks() Finding {
+	f := Finding{Name: "time namespaces", Note: true, err: d.timeErr}
+	if f.err != nil {
+		f.Detail, f.Remedy = f.err.Error(), "a kernel with CONFIG_TIME_NS: only WithTimeOffsets and time namespaces need it"
+		return f
+	}
+	f.OK, f.Detail = true, "there are: WithTimeOffsets shifts a container's clocks"
+	return f
+}
+
 const noGroups = "docker run --cgroupns=private --security-opt writable-cgroups=true (Docker 28 or later; not --privileged), and cgroup.Prepare in the program\n" +
 	"podman run --cgroupns=private --security-opt unmask=/sys/fs/cgroup, and cgroup.Prepare in the program\n" +
 	"as a user, with systemd: systemd-run --user --scope -p Delegate=yes -- PROGRAM, and cgroup.Prepare in the program"
@@ -616,7 +651,7 @@ func probeOptions(s Spec) Finding {
 	c, err := fromSpec(s)
 	if err == nil {
 		r := &running{c: c}
-		err = errors.Join(r.refuse(), r.refuseLimits(), r.refuseBudgets())
+		err = errors.Join(r.refuseTime(&host{}), r.refuseLimits(), r.refuseBudgets())
 	}
 	if err != nil {
 		f.err = err
@@ -641,7 +676,7 @@ func probeLaunch(ctx context.Context, s Spec) Finding {
 	// A name of its own: one that was asked for may be another container's.
 	s.ID = ""
 	s.Job.Command, s.Job.TimeLimit = nil, nil
-	s.Job.Stdin, s.Job.Stdout, s.Job.Stderr, s.Job.ExtraFiles = nil, nil, nil, nil
+	s.Job.Stdin, s.Job.Stdout, s.Job.Stderr, s.Job.ExtraFiles, s.Job.Terminal = nil, nil, nil, nil, nil
 	c, err := fromSpec(s)
 	if err == nil {
 		err = errors.Join(c.Start(ctx), c.Close())

@@ -34,6 +34,7 @@ func madeUpUser(name string) *description {
 		tryUser:  func() error { return nil },
 		lookPath: func(name string) (string, bool, error) { return "/usr/bin/" + name, true, nil },
 		groups:   []string{"/sys/fs/cgroup/user.slice/user-1000.slice/user@1000.service"}, controllers: []string{"cpu", "io", "memory", "pids"}, without: []string{"cpuset"},
+		landlock: 6,
 	}
 }
 
@@ -70,10 +71,11 @@ func TestProbeGolden(t *testing.T) {
 		{name: "cgroup-none", ok: true, change: func(d *description) { d.mode = cgroup.Unavailable }},
 		{name: "root", ok: true, change: asRoot},
 		{name: "nested-root", change: func(d *description) { asRoot(d); closed(d) }},
-		{name: "old-kernel", change: func(d *description) { d.trials[4].err = unix.ENOSYS }},
+		{name: "old-kernel", change: func(d *description) { d.trials[4].err, d.landlock = unix.ENOSYS, 2 }},
 		{name: "calls-hidden", change: func(d *description) {
-			d.arch, d.supported = "linux/arm64", false
+			d.arch, d.supported = "linux/riscv64", false
 			d.trials[2].err, d.trials[4].err = unix.ENOSYS, unix.EPERM
+			d.landlockErr = unix.ENOSYS
 		}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

@@ -1,10 +1,12 @@
 package container
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
 	"slices"
 	"sync"
@@ -33,7 +35,7 @@ type Process struct {
 
 	group  *cgroup.Group // nil: there is none
 	shared bool          // with other jobs
-	oom    int           // an eventfd, on v1; -1: none
+	made   *jobGroup     // nil: it has none of its own, or is the main job
 	entry  *cgroup.Entry
 	// oomBefore is how many processes were killed for want of memory in the group
 	// before the job began.
@@ -44,9 +46,11 @@ type Process struct {
 	peak      int64
 	watch     watch
 	written   atomic.Int64 // bytes of output
+	refused   string       // the call that a filter ended the job for
 
-	passed  []int // descriptors for the job, closed here once they are sent
-	streams []*stream
+	passed   []int // descriptors for the job, closed here once they are sent
+	streams  []*stream
+	terminal *os.File // the master; nil: it has none
 
 	mu        sync.Mutex
 	job       *launcher.Job
@@ -56,6 +60,10 @@ type Process struct {
 	canceling error
 	timer     *time.Timer
 	drain     *time.Timer
+	hang      *time.Timer // since it was killed, or the main job ended
+	left      *LeftError  // of a job that was given up on
+	aborted   bool        // its start failed
+	trace     []StepTime
 	res       *Result
 	err       error
 }
@@ -66,14 +74,43 @@ type stream struct {
 	in   io.Reader // stdin
 	out  io.Writer // stdout, stderr
 	end  *os.File
+	tty  bool // end is a terminal's master, of two streams or the caller's as well
 	n    atomic.Int64
-	err  error
 	cut  atomic.Bool
+
+	mu   sync.Mutex // held while out is written to
+	err  error
+	over bool // nothing is written to out any more
+}
+
+// close closes the host's end on a goroutine of its own: the kernel takes the pipe's
+// lock for it, which a process that is in the middle of a splice(2) holds, perhaps for
+// as long as it lives. Nobody who serves others may wait for that.
+func (s *stream) close() {
+	if s.tty {
+		s.hush()
+		return
+	}
+	go func() { _ = s.end.Close() }() // a pipe: nothing to flush
+}
+
+// finish tells whether this is the first to end the stream. Where somebody writes what
+// was read, and did not ask for it himself, it is not ended.
+func (s *stream) finish(wait bool) bool {
+	if wait {
+		s.mu.Lock()
+	} else if !s.mu.TryLock() {
+		return false
+	}
+	defer s.mu.Unlock()
+	first := !s.over
+	s.over = true
+	return first
 }
 
 func newProcess(r *running, j *Job) *Process {
 	// Its end, and launch: what fails before is no end.
-	return &Process{r: r, spec: j, done: make(chan struct{}), pending: 2, oom: -1}
+	return &Process{r: r, spec: j, done: make(chan struct{}), pending: 2}
 }
 
 // beMain makes the process one whose end is everybody's: Done waits for that too.
@@ -83,20 +120,20 @@ func (p *Process) beMain() {
 }
 
 // prepare opens the job's descriptors and makes its plan.
-func (p *Process) prepare(begun time.Time) (req *launcher.JobRequest, err error) {
+func (p *Process) prepare(ctx context.Context, begun time.Time) (req *launcher.JobRequest, err error) {
 	p.start0 = begun
 	defer func() {
 		if err != nil {
 			p.abort()
 		}
 	}()
-	if len(candidates(p.spec.Command[0], environment(p.spec))) == 0 {
+	if len(candidates(p.spec.program(), environment(p.spec))) == 0 {
 		return nil, &StartError{
-			Phase: PhaseExec, Op: "execve", Path: p.spec.Command[0], Err: fmt.Errorf("%w: %w", ErrNotFound, unix.ENOENT),
+			Phase: PhaseExec, Op: "execve", Path: p.spec.program(), Err: fmt.Errorf("%w: %w", ErrNotFound, unix.ENOENT),
 			Remedy: "the PATH of the job's environment names no absolute folder",
 		}
 	}
-	io, err := p.open()
+	io, err := p.open(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -132,9 +169,16 @@ func (p *Process) abort() {
 	p.mu.Lock()
 	streams := p.streams
 	p.streams = nil
+	p.aborted = true // nobody waits for its end
+	if p.hang != nil {
+		p.hang.Stop()
+	}
 	p.mu.Unlock()
 	for _, s := range streams {
 		_ = s.end.Close() // a pipe: nothing to flush
+	}
+	if p.terminal != nil {
+		_ = p.terminal.Close() // closed already, if it was a stream's
 	}
 }
 
@@ -153,7 +197,7 @@ func (p *Process) closePassed() {
 }
 
 // open makes the job's descriptors: pipes, /dev/null, and duplicates of files.
-func (p *Process) open() (stdio, error) {
+func (p *Process) open(ctx context.Context) (stdio, error) {
 	j := p.spec
 	out := stdio{count: 3 + len(j.ExtraFiles)}
 	add := func(fd int, chown bool) {
@@ -163,7 +207,17 @@ func (p *Process) open() (stdio, error) {
 	fail := func(option string, err error) error {
 		return &StartError{Phase: PhasePrepare, Op: option, Err: err}
 	}
-	for i, name := range []string{"stdin", "stdout", "stderr"} {
+	names := []string{"stdin", "stdout", "stderr"}
+	if j.Terminal != nil {
+		fd, err := p.openTerminal(ctx)
+		if err != nil {
+			return out, err
+		}
+		out.terminal = true
+		add(fd, false)
+		names = nil
+	}
+	for i, name := range names {
 		var given any
 		switch i {
 		case 0:
@@ -176,7 +230,7 @@ func (p *Process) open() (stdio, error) {
 		option := []string{"WithStdin", "WithStdout", "WithStderr"}[i]
 		f, isFile := given.(*os.File)
 		switch {
-		case given == nil || isFile && f == nil:
+		case absent(given):
 			mode := unix.O_WRONLY
 			if i == 0 {
 				mode = unix.O_RDONLY
@@ -198,7 +252,7 @@ func (p *Process) open() (stdio, error) {
 				return out, fail(option, err)
 			}
 			chown := false
-			if isPipe(fd) {
+			if isPipe(fd) && p.initMayOwn(fd) {
 				// As a pipe of ours: so that /dev/stdin can be opened again.
 				if chown, err = p.own(fd); err != nil && !errors.Is(err, unix.EPERM) {
 					return out, fail(option, errors.Join(err, unix.Close(fd)))
@@ -223,15 +277,6 @@ func (p *Process) open() (stdio, error) {
 	return out, nil
 }
 
-func same(a, b io.Writer) (equal bool) {
-	defer func() {
-		if recover() != nil {
-			equal = false // a type that has no ==, as os/exec treats it
-		}
-	}()
-	return a != nil && a == b
-}
-
 // throughPipe tells that a file is copied from or to, and not given to the job
 // itself: a regular file that a job with the host user's own id could open again
 // through /proc/self/fd for writing, where it was given for reading; or one that
@@ -241,13 +286,13 @@ func (p *Process) throughPipe(given any, i int) bool {
 	if !ok {
 		return true
 	}
-	st, err := f.Stat()
-	if err != nil || !st.Mode().IsRegular() {
-		return false
-	}
 	j, h := p.spec, p.r.host
 	if i > 0 && j.OutputLimit != nil {
 		return true // else nobody counts
+	}
+	st, err := f.Stat()
+	if err != nil || !st.Mode().IsRegular() {
+		return false
 	}
 	sys, ok := st.Sys().(*syscall.Stat_t)
 	if !ok || j.uid() == h.initUID {
@@ -274,8 +319,9 @@ func sameRegular(a, b io.Writer) bool {
 	return err == nil && err2 == nil && st.Mode().IsRegular() && os.SameFile(st, st2)
 }
 
-// limitedPipe is how large the pipe of output that has a limit is.
-const limitedPipe = 32 << 10
+// limitedPipe is how large the pipe of output that has a limit is, and how much is
+// read of it at once: twice that of stdout and of stderr is 64 KiB.
+const limitedPipe = 16 << 10
 
 // isPipe tells whether the descriptor is a pipe that has no name.
 func isPipe(fd int) bool {
@@ -331,6 +377,17 @@ func (p *Process) pipe(name string, given any) (int, bool, error) {
 	return jobs, chown, nil
 }
 
+// initMayOwn tells whether init could give a pipe away, where that is its part: one that
+// another user of the host made has no owner inside.
+func (p *Process) initMayOwn(fd int) bool {
+	h := p.r.host
+	if !p.r.launcher.User {
+		return true
+	}
+	var st unix.Stat_t
+	return unix.Fstat(fd, &st) == nil && namespace.Mapped(hostMaps(h.uids, h.outer), st.Uid) && namespace.Mapped(hostMaps(h.gids, h.outerGIDs), st.Gid)
+}
+
 // own gives a pipe to the job's user; true means that init must do it.
 func (p *Process) own(fd int) (bool, error) {
 	h := p.r.host
@@ -347,13 +404,21 @@ func (p *Process) own(fd int) (bool, error) {
 
 // launch asks init for the job and waits until its program has begun.
 func (p *Process) launch(ctx context.Context, init *launcher.Init, req *launcher.JobRequest) error {
-	compiled := compileJob(&p.r.c.spec, p.spec, p.r.host, p.io, plan.NewSilentBuilder)
+	compiled := compileJob(&p.r.c.spec, p.spec, p.r.host, p.io, p.r.builder())
 	if sabotage != nil {
 		p.plan = compiled
 	}
+	trace, err := p.r.trace(compiled)
+	if err != nil {
+		p.closePassed()
+		p.abort()
+		return err
+	}
+	defer p.keepTrace(trace)
 	var job *launcher.Job
-	err := withEncoded(p.r.host.arch, func(buf []byte, _ []int) (err error) {
-		req.Plan = buf
+	err = withEncoded(p.r.host.arch, func(buf []byte, sizes []int) (err error) {
+		trace.encoded(sizes)
+		req.Plan, req.Trace = buf, trace.descriptor()
 		job, err = init.Start(ctx, req)
 		return err
 	}, compiled)
@@ -370,7 +435,7 @@ func (p *Process) launch(ctx context.Context, init *launcher.Init, req *launcher
 		err = job.Err()
 	case <-ctx.Done():
 		err = context.Cause(ctx)
-		_ = job.Signal(unix.SIGKILL) // init may hang in its vfork: release kills it
+		job.Drop() // init may hang in its vfork
 	}
 	if err != nil {
 		p.abort()
@@ -391,11 +456,11 @@ func (p *Process) launch(ctx context.Context, init *launcher.Init, req *launcher
 		p.mu.Unlock()
 	}
 	p.watching()
-	kind := EventExec
+	e := Event{Kind: EventExec, PID: p.PID()}
 	if p.isMain {
-		kind = EventStarted
+		e.Kind, e.SetupTime = EventStarted, time.Since(p.start0)
 	}
-	p.r.c.events.add(Event{Kind: kind, PID: p.PID()})
+	p.r.c.events.add(e)
 	p.part()
 	return nil
 }
@@ -413,23 +478,65 @@ func monotonic() int64 {
 func (s *stream) feed() {
 	// A job that does not read its input is no error, as in os/exec, and a reader
 	// that fails looks like the input's end: the job has begun by now.
+	if s.tty {
+		s.typeIn()
+		return
+	}
 	_, _ = io.Copy(s.end, s.in)
 	_ = s.end.Close()
 }
 
 // copy takes the job's output to the host's writer.
 func (p *Process) copy(s *stream) {
-	defer p.part()
-	_, err := io.Copy(countingWriter{p, s}, onlyReader{s.end})
-	if errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, os.ErrClosed) {
-		s.cut.Store(true)
-	} else if errors.Is(err, errOutput) {
-		p.killing(OutputLimit)
-	} else if err != nil {
-		s.err = err
+	var buf []byte
+	if p.spec.OutputLimit != nil {
+		buf = make([]byte, limitedPipe)
 	}
-	// The job gets SIGPIPE if it writes on, as with os/exec.
+	_, err := io.CopyBuffer(countingWriter{p, s}, s.reader(), buf)
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		err = p.copyRest(s)
+	}
+	if s.finish(true) {
+		if errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, os.ErrClosed) {
+			s.cut.Store(true)
+		} else if errors.Is(err, errOutput) {
+			p.killing(OutputLimit)
+		} else if err != nil {
+			s.err = err
+		}
+		p.part()
+	}
+	// The job gets SIGPIPE if it writes on, as with os/exec. Last: see stream.close.
 	_ = s.end.Close()
+}
+
+// copyRest takes what is in the pipe at the deadline: where the writer is slow, or the
+// machine so busy that nobody came to read it, that is output of the job's.
+func (p *Process) copyRest(s *stream) error {
+	raw, err := s.end.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var rest []byte
+	cut := os.ErrDeadlineExceeded
+	err = raw.Control(func(fd uintptr) {
+		n, err := unix.IoctlGetInt(int(fd), unix.TIOCINQ) // FIONREAD
+		if err == nil && n > 0 {
+			rest = make([]byte, n)
+			n, err = unix.Read(int(fd), rest) // it does not block
+		}
+		rest = rest[:max(n, 0)]
+		poll := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
+		if err != nil {
+			cut = err
+		} else if _, err = unix.Poll(poll, 0); err == nil && poll[0].Revents == unix.POLLHUP {
+			cut = nil // that was all of it: nobody holds the pipe
+		}
+	})
+	if err == nil {
+		_, err = countingWriter{p, s}.Write(rest)
+	}
+	return cmp.Or(err, cut)
 }
 
 // countingWriter counts what it hands on, and ends where the limit is: what was
@@ -442,6 +549,11 @@ type countingWriter struct {
 var errOutput = errors.New("the limit of output is exceeded")
 
 func (c countingWriter) Write(b []byte) (int, error) {
+	c.s.mu.Lock()
+	defer c.s.mu.Unlock()
+	if c.s.over {
+		return 0, os.ErrClosed // the Result was told without it
+	}
 	over := int64(0)
 	if limit := c.p.spec.OutputLimit; limit != nil {
 		// Both streams count together: what is over is the later one's.
@@ -464,25 +576,62 @@ type onlyReader struct{ io.Reader }
 // by itself.
 const lastly = time.Second
 
-// drainTime is how long output is waited for after a job whose descendants hold
-// its pipes open.
-const drainTime = time.Second
-
 // exited is called by the poller when the job has ended.
-func (p *Process) exited() {
+func (p *Process) exited(job *launcher.Job) {
 	p.mu.Lock()
 	if p.isMain && p.r.groups != nil {
 		p.r.groups.all.Uncap() // what the job leaves behind is about to be killed
 	}
 	if p.res == nil && len(p.streams) > 0 {
-		p.drain = time.AfterFunc(drainTime, p.giveUp)
+		p.drain = time.AfterFunc(cmp.Or(p.spec.waitDelay, drainTime), p.giveUp)
+	}
+	if e := job.Exit(); p.res == nil && e != nil && e.Status.Signaled() && e.Status.Signal() == unix.SIGSYS {
+		p.pending++
+		go p.nameRefused(job, p.start0)
+	}
+	if p.isMain {
+		p.overdue() // init has everything else to kill
+		if !p.r.c.spec.isNew(namespace.PID) {
+			go p.r.killShared() // and may not
+		}
 	}
 	p.mu.Unlock()
 	p.part()
 }
 
+// overdue gives up on the end of what was killed, in time. With mu held.
+func (p *Process) overdue() {
+	if p.hang != nil || p.res != nil || p.aborted {
+		return
+	}
+	p.hang = time.AfterFunc(closeTimeout, func() {
+		if p.isMain {
+			p.r.overdue()
+			return
+		}
+		select {
+		case <-p.job.Exited:
+			return
+		default:
+		}
+		left := p.r.left()
+		p.mu.Lock()
+		p.left = left
+		p.mu.Unlock()
+		p.job.Abandon()
+	})
+}
+
+// hung is what was left when the job was given up on; nil: it was not. With mu held.
+func (p *Process) hung() *LeftError {
+	if p.left != nil {
+		return p.left
+	}
+	return p.r.hangs.Load()
+}
+
 // giveUp ends the reading of pipes that somebody still holds. What is in them
-// has been read by then; a writer that is slow gets the time it takes.
+// is read yet; a writer that is slow gets the time it takes.
 func (p *Process) giveUp() {
 	p.mu.Lock()
 	streams := p.streams
@@ -491,9 +640,18 @@ func (p *Process) giveUp() {
 		if s.out != nil {
 			_ = s.end.SetReadDeadline(time.Unix(1, 0)) // closed already: then it has ended
 		} else {
-			_ = s.end.Close()
+			s.close()
 		}
 	}
+	// A read that waits for the pipe's lock ends with no deadline: see stream.close.
+	time.AfterFunc(drainTime, func() {
+		for _, s := range streams {
+			if s.out != nil && s.finish(false) {
+				s.cut.Store(true)
+				p.part()
+			}
+		}
+	})
 }
 
 // part is called when one of the things that Done waits for is over.
@@ -503,27 +661,29 @@ func (p *Process) part() {
 	last := p.pending == 0
 	if last {
 		p.unwatch()
-		for _, t := range []*time.Timer{p.drain, p.timer} {
+		for _, t := range []*time.Timer{p.drain, p.timer, p.hang} {
 			if t != nil {
 				t.Stop()
 			}
 		}
 		for _, s := range p.streams {
 			if s.in != nil {
-				_ = s.end.Close() // ends a feed that waits for the job to read
+				s.close() // ends a feed that waits for the job to read
 			}
 		}
 		p.conclude()
 	}
 	p.mu.Unlock()
 	if last {
+		countJob(p.res, p.isMain)
 		p.r.c.events.add(Event{Kind: EventExited, PID: p.PID(), Result: p.res})
-		if own := p.group != nil && !p.isMain && !p.shared; own {
-			// After Wait was told: only the container's end waits for it.
-			p.r.groups.leaving.Add(1)
-			defer p.r.groups.leaving.Done()
+		if p.made != nil {
+			// Not on the poller's goroutine, which every container's events wait for.
+			g := p.r.groups
+			g.mu.Lock()
+			g.later(func() { _ = p.leaveGroup() }) // what is left of it goes with the container
+			g.mu.Unlock()
 			close(p.done)
-			_ = p.leaveGroup() // what is left of it goes with the container
 			return
 		}
 		_ = p.leaveGroup() // it has none to remove
@@ -542,10 +702,10 @@ func (p *Process) leaveGroup() error {
 		delete(g.live, p)
 		g.mu.Unlock()
 	}
-	p.r.unwatchOOM(&p.oom)
-	if p.isMain || p.shared || p.group == nil {
+	if p.made == nil {
 		return nil
 	}
+	p.r.closeJobGroup(p.made)
 	if some, err := p.group.Populated(); some || err != nil {
 		return err
 	}
@@ -556,7 +716,7 @@ func (p *Process) leaveGroup() error {
 func (p *Process) conclude() {
 	e := p.job.Exit()
 	_, start := p.job.Times()
-	res := &Result{ExitCode: -1, MemorySource: "ru_maxrss", PidsPeak: -1, Dropped: p.r.c.Dropped()}
+	res := &Result{Container: p.r.c.ID(), Labels: p.r.c.spec.Labels, ExitCode: -1, MemorySource: "ru_maxrss", PidsPeak: -1, Dropped: p.r.c.Dropped()}
 	now, mono := time.Now(), monotonic()
 	res.Started = now.Add(-time.Duration(mono - start))
 	res.SetupTime = max(0, res.Started.Sub(p.start0))
@@ -567,7 +727,17 @@ func (p *Process) conclude() {
 	if e == nil {
 		res.Status, res.Signal = Lost, unix.SIGKILL
 		res.Reason = "init ended before it could report: " + p.r.init.Status()
+		if left := p.hung(); left != nil {
+			res.Reason = left.Error()
+		} else if p.r.init.Abandoned() {
+			res.Reason = launcher.ErrAbandoned.Error()
+		} else if why := p.r.why(); why != 0 {
+			res.Status, res.Reason = why, "" // with the container
+		}
 	} else {
+		if left := p.hung(); left != nil && p.isMain {
+			res.Reason = left.Error() // of another process than the first
+		}
 		res.Finished = now.Add(-time.Duration(mono - e.Time))
 		res.WallTime = time.Duration(e.Time - start)
 		res.UserTime, res.SystemTime = e.User, e.System
@@ -578,7 +748,7 @@ func (p *Process) conclude() {
 		if e.Status.Signaled() {
 			res.Status, res.Signal, res.CoreDumped = Signaled, e.Status.Signal(), e.Status.CoreDump()
 			if res.Signal == unix.SIGSYS {
-				res.Status = SyscallRefused
+				res.Status, res.Syscall = SyscallRefused, p.refused
 			}
 		} else {
 			res.Status, res.ExitCode = Exited, e.Status.ExitStatus()
@@ -591,8 +761,9 @@ func (p *Process) conclude() {
 	if len(p.causes) > 0 && (res.Signal == unix.SIGKILL || p.causes[0] == Canceled || p.causes[0] == OutputLimit) {
 		res.Status = p.causes[0]
 	}
-	if d := p.spec.CPUTimeLimit; d != nil && len(p.causes) == 0 && res.CPUTime() >= *d && (res.Signal == unix.SIGKILL || res.Signal == unix.SIGXCPU) {
-		// The backstop, RLIMIT_CPU, was quicker.
+	if d := p.spec.CPUTimeLimit; d != nil && len(res.Causes) == 0 && res.CPUTime() >= *d && (res.Signal == unix.SIGKILL || res.Signal == unix.SIGXCPU) {
+		// The backstop, RLIMIT_CPU, was quicker. An OOM kill that account found has
+		// put its cause here already: that one the kernel counted, this is inferred.
 		res.Status = CPUTimeLimit
 		res.Causes = append(res.Causes, Cause{CPUTimeLimit, res.Finished.Sub(res.Started)})
 	}
@@ -647,6 +818,9 @@ func (p *Process) killing(why Status) {
 	}
 	p.mu.Lock()
 	job := p.job
+	if job != nil {
+		p.overdue()
+	}
 	p.mu.Unlock()
 	p.kill(job)
 }
@@ -687,6 +861,21 @@ func (p *Process) canceled(cause error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.canceling = cause
+}
+
+// cancel kills the job since a context has ended; ErrEnded if it was quicker.
+func (p *Process) cancel(cause error) error {
+	p.mu.Lock()
+	job := p.job
+	p.mu.Unlock()
+	select {
+	case <-job.Exited:
+		return ErrEnded
+	default:
+	}
+	p.canceled(cause)
+	p.killing(Canceled)
+	return nil
 }
 
 // begun tells whether the job's program has begun, so that it will end.
@@ -732,12 +921,13 @@ func (p *Process) stop(ctx context.Context, why Status) error {
 		}
 	}
 	p.killing(why)
-	select {
-	case <-p.done:
-		return nil
-	case <-time.After(closeTimeout):
-		return errSlow
+	<-p.done // given up on, if need be
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if left := p.hung(); left != nil {
+		return left
 	}
+	return nil
 }
 
 func (p *Process) result() (*Result, error) {
@@ -765,7 +955,8 @@ func (p *Process) pid() int {
 func (p *Process) Done() <-chan struct{} { return p.done }
 
 // Wait waits for the end of the job and the last of its output; any number of
-// callers get the same Result. Output that a descendant of the job holds back is
+// callers get the same Result. As [Container.Wait] it gives up on a job that was
+// killed and hangs in the kernel. Output that a descendant of the job holds back is
 // given up on after a second: Result.Truncated says so. When the context ends
 // first, Wait returns its error and kills nothing.
 func (p *Process) Wait(ctx context.Context) (*Result, error) {
@@ -826,7 +1017,7 @@ func (c *Container) Exec(ctx context.Context, opts ...JobOption) (*Process, erro
 		f.add("WithCommand", "", "missing: Exec needs a command")
 	}
 	j.validate(&f)
-	if !c.spec.isNew(namespace.User) {
+	if c.spec.hostUser() {
 		for _, name := range j.Capabilities {
 			if name == "CAP_SYS_PTRACE" {
 				f.add("WithCapabilities", name, "refused together with WithHostNamespace(user): the job could take init over")
@@ -836,17 +1027,34 @@ func (c *Container) Exec(ctx context.Context, opts ...JobOption) (*Process, erro
 	if err := errors.Join(f...); err != nil {
 		return nil, err
 	}
-	if err := r.checkUser(r.host, j); err != nil {
+	p, err := r.exec(ctx, j, begun)
+	if err != nil {
+		counters.execFailures.Add(1)
+		c.journal().add(slog.LevelError, "job not started", slog.Any("err", err))
+	}
+	return p, err
+}
+
+// exec starts a further job.
+func (r *running) exec(ctx context.Context, j *Job, begun time.Time) (*Process, error) {
+	if err := r.settle(ctx, j); err != nil {
 		return nil, err
 	}
-	if err := c.spec.checkSeccomp(j, r.host.arch); err != nil {
+	if err := r.checkSharedPID(j); err != nil {
+		return nil, err
+	}
+	if err := r.c.spec.checkSeccomp(j, r.host.arch); err != nil {
+		return nil, err
+	}
+	if err := r.c.spec.checkLandlock(j, r.host, r.drop); err != nil {
 		return nil, err
 	}
 	p := newProcess(r, j)
 	if err := r.jobGroup(p); err != nil {
 		return nil, errors.Join(err, p.leaveGroup())
 	}
-	req, err := p.prepare(begun)
+	r.tellDropped()
+	req, err := p.prepare(ctx, begun)
 	if err != nil {
 		return nil, errors.Join(err, p.leaveGroup())
 	}
@@ -860,6 +1068,9 @@ func (c *Container) Exec(ctx context.Context, opts ...JobOption) (*Process, erro
 			err = errors.Join(err, leaveErr)
 		}
 		return nil, err
+	}
+	if p.made != nil {
+		r.makeAhead(p.made.limits)
 	}
 	return p, nil
 }

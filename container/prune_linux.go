@@ -2,21 +2,36 @@ package container
 
 import (
 	"context"
+	"errors"
 
 	"github.com/inlay-dev/inlay/internal/launcher"
 )
 
 // Prune removes what host programs left behind that were killed together with
-// their launcher, in the default state directory of this user: owner locks that
-// nobody holds any more. What has a living owner is left alone. For concurrent
-// use, also by several programs.
+// their launcher, or whose containers did not end, in the default state directory
+// of this user: what owner files name whose locks nobody holds any more. What has
+// a living owner is left alone, but for this program's own: containers of which
+// Close left something are tried again.
+//
+// Prune waits for two seconds for each program's leftovers. The error joins why
+// something could not be removed, and the report, which is there too, tells it one
+// by one. For concurrent use, also by several programs.
 func Prune(ctx context.Context) (*PruneReport, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, context.Cause(ctx)
 	}
-	removed, err := launcher.PruneState(launcher.DefaultStateDir(), pruneGroup(ctx))
-	if err != nil {
-		return &PruneReport{Removed: removed}, &StartError{Phase: PhaseTeardown, Op: "prune", Path: launcher.DefaultStateDir(), Err: err}
+	report := &PruneReport{}
+	own := pruneOwn(ctx, report)
+	dir := launcher.DefaultStateDir()
+	removed, kept, err := launcher.PruneState(dir, pruneGroup(ctx))
+	report.Removed = append(report.Removed, removed...)
+	errs := []error{err}
+	for _, k := range kept {
+		report.Kept = append(report.Kept, Kept{Path: k.Path, Reason: k.Err.Error()})
+		errs = append(errs, k.Err)
 	}
-	return &PruneReport{Removed: removed}, nil
+	if err := errors.Join(errs...); err != nil {
+		return report, errors.Join(own, &StartError{Phase: PhaseTeardown, Op: "prune", Path: dir, Err: err})
+	}
+	return report, own
 }

@@ -125,7 +125,7 @@ func TestTooLittleToBegin(t *testing.T) {
 	c = start(t)
 	short := func(res *container.Result, err error) {
 		t.Helper()
-		if err == nil { // it began, and went no further
+		if err == nil && !isV2() { // it began, and went no further
 			require.Equal(t, container.MemoryLimit, res.Status)
 			return
 		}

@@ -61,13 +61,24 @@ func (s *Status) UnmarshalText(b []byte) error {
 // Result is what a job did and why it ended. It is never changed after Wait
 // returned it.
 type Result struct {
+	Container string            // the container's ID
+	Labels    map[string]string // of WithLabel; not to be changed
+
 	Status   Status         // why it ended
 	ExitCode int            // 0 to 255; -1 where it did not exit by itself
 	Signal   syscall.Signal // the signal that ended it, 1 to 64; 0 for none
 	// CoreDumped tells that the kernel wrote, or piped, a core dump.
 	CoreDumped bool
-	// Reason says more in words where Status alone does not: for Lost.
+	// Reason says more in words where Status alone does not: for Lost, and where a
+	// process was killed and did not end.
 	Reason string
+	// Syscall is, for SyscallRefused, the name of the call that the seccomp filter
+	// ended the job for ("mkdir"; "i386:5" and "x32:39" for foreign entries), where the
+	// kernel tells: in its log (an audit record of type 1326), if it has CONFIG_AUDIT,
+	// if no auditd takes the records, if there were no more than some ten in five
+	// seconds (the sysctl kernel.printk_ratelimit_burst), and if this program may read
+	// /dev/kmsg. It is "" elsewhere, and for a job that sent itself SIGSYS.
+	Syscall string
 	// Causes are the limits and requests that met the job, in the order in which
 	// they did; the first is in Status.
 	Causes []Cause
@@ -152,7 +163,7 @@ func (r *Result) Err() error {
 	if r.Success() {
 		return nil
 	}
-	return &ExitError{r}
+	return &ExitError{Result: r}
 }
 
 // ShellCode is the exit code of the shell's convention: the job's own, or 128
@@ -184,6 +195,8 @@ func (r *Result) verdict() string {
 			s += ": " + r.cause.Error()
 		case r.Reason != "":
 			s += ": " + r.Reason
+		case r.Syscall != "":
+			s += ": " + r.Syscall
 		}
 		return s
 	}
@@ -200,11 +213,15 @@ func (r *Result) String() string {
 
 // resultJSON has the stable names.
 type resultJSON struct {
+	Container string            `json:"container,omitempty"`
+	Labels    map[string]string `json:"labels,omitempty"`
+
 	Status              Status    `json:"status"`
 	ExitCode            int       `json:"exit_code"`
 	Signal              int       `json:"signal"`
 	CoreDumped          bool      `json:"core_dumped"`
 	Reason              string    `json:"reason,omitempty"`
+	Syscall             string    `json:"syscall,omitempty"`
 	Causes              []Cause   `json:"causes,omitempty"`
 	Notes               []string  `json:"notes,omitempty"`
 	WallTime            int64     `json:"wall_time_ns"`
@@ -236,7 +253,7 @@ type resultJSON struct {
 // wall_time_ns, memory_peak and so on; times in nanoseconds, sizes in bytes.
 func (r *Result) MarshalJSON() ([]byte, error) {
 	return json.Marshal(resultJSON{
-		r.Status, r.ExitCode, int(r.Signal), r.CoreDumped, r.Reason, r.Causes, r.Notes, int64(r.WallTime), int64(r.CPUTime()), int64(r.UserTime),
+		r.Container, r.Labels, r.Status, r.ExitCode, int(r.Signal), r.CoreDumped, r.Reason, r.Syscall, r.Causes, r.Notes, int64(r.WallTime), int64(r.CPUTime()), int64(r.UserTime),
 		int64(r.SystemTime), int64(r.SetupTime), r.MemoryPeak, r.MemorySource, r.AnonPeak, r.AnonSource, r.PidsPeak, int64(r.ThrottledTime), r.ReadBytes, r.WriteBytes, r.MinorFaults, r.MajorFaults,
 		r.VoluntarySwitches, r.InvoluntarySwitches, r.StdoutBytes, r.StderrBytes, r.Truncated, r.Started, r.Finished, r.Dropped,
 	})
@@ -249,7 +266,7 @@ func (r *Result) UnmarshalJSON(b []byte) error {
 		return err
 	}
 	*r = Result{
-		Status: j.Status, ExitCode: j.ExitCode, Signal: syscall.Signal(j.Signal), CoreDumped: j.CoreDumped, Reason: j.Reason, Causes: j.Causes, Notes: j.Notes,
+		Container: j.Container, Labels: j.Labels, Status: j.Status, ExitCode: j.ExitCode, Signal: syscall.Signal(j.Signal), CoreDumped: j.CoreDumped, Reason: j.Reason, Syscall: j.Syscall, Causes: j.Causes, Notes: j.Notes,
 		WallTime: time.Duration(j.WallTime), SetupTime: time.Duration(j.SetupTime), UserTime: time.Duration(j.UserTime),
 		SystemTime: time.Duration(j.SystemTime), MemoryPeak: j.MemoryPeak, MemorySource: j.MemorySource, AnonPeak: j.AnonPeak, AnonSource: j.AnonSource,
 		PidsPeak: j.PidsPeak, ThrottledTime: time.Duration(j.ThrottledTime), ReadBytes: j.ReadBytes,

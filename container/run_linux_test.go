@@ -90,6 +90,7 @@ func TestSignalFromHost(t *testing.T) {
 		require.Equal(t, n, res.Signal)
 		require.Equal(t, container.Signaled, res.Status)
 		require.ErrorIs(t, c.Signal(n), container.ErrEnded)
+		require.ErrorIs(t, c.Signal(n), os.ErrProcessDone)
 		require.NoError(t, c.Close())
 		require.ErrorIs(t, c.Signal(n), container.ErrClosed)
 	}
@@ -441,6 +442,7 @@ func TestExecRefuses(t *testing.T) {
 	require.Equal(t, "WithCommand", fault.Option)
 	_, err = c.Exec(timeout(t), container.WithCommand("nosuch"))
 	require.ErrorIs(t, err, container.ErrNotFound)
+	require.ErrorIs(t, err, exec.ErrNotFound)
 	unknown := container.WithResources(cgroup.Limits{Hugetlb: map[string]int64{"3KB": 0}}) // no machine has such pages
 	_, err = c.Exec(timeout(t), container.WithCommand("true"), unknown)
 	var limit *container.LimitError
@@ -666,8 +668,6 @@ func TestNamespaceOptions(t *testing.T) {
 
 func TestUnsupportedIsRefused(t *testing.T) {
 	containertest.Census(t)
-	other, err := container.New()
-	require.NoError(t, err)
 	for option, opt := range map[string]container.Option{
 		"WithCgroupParent": container.WithCgroupParent("/x"), "WithResources": container.WithResources(cgroup.Limits{Hugetlb: map[string]int64{"3KB": 0}}),
 	} {
@@ -680,19 +680,6 @@ func TestUnsupportedIsRefused(t *testing.T) {
 		require.NoError(t, err)
 		require.NotEmpty(t, onlyOption(res.Dropped, option))
 	}
-	for option, opt := range map[string]container.Option{
-		"WithJoinNamespace": container.WithJoinNamespace(namespace.Network, "/proc/self/ns/net"), "WithSysctl": container.WithSysctl("net.x", "1"),
-		"WithTimeOffsets":   container.Options(container.WithNamespaces(append(namespace.Default(), namespace.Time)...), container.WithTimeOffsets(1, 1)),
-		"WithHostNamespace": container.WithHostNamespace(namespace.PID),
-	} {
-		_, err := container.Run(timeout(t), container.WithCommand("true"), opt)
-		var e *container.StartError
-		require.ErrorAs(t, err, &e, option)
-		require.Equal(t, option, e.Op)
-		require.ErrorIs(t, err, errors.ErrUnsupported)
-	}
-	_, err = container.Run(timeout(t), container.WithCommand("true"), container.WithNamespaceOf(other, namespace.PID))
-	require.ErrorIs(t, err, errors.ErrUnsupported)
 }
 
 func TestResultFigures(t *testing.T) {
@@ -712,4 +699,31 @@ func TestResultFigures(t *testing.T) {
 	require.WithinRange(t, res.Started, before, res.Finished)
 	require.WithinRange(t, res.Finished, res.Started, time.Now())
 	require.Contains(t, res.String(), "exit status 0, ")
+}
+
+// A job of Exec that ends with its container was killed, as the container was.
+func TestExecEndsWithTheContainer(t *testing.T) {
+	containertest.Census(t)
+	for end, status := range map[string]container.Status{"Close": container.Killed, "Kill": container.Killed, "time limit": container.TimeLimit} {
+		t.Run(end, func(t *testing.T) {
+			var opts []container.Option
+			if end == "time limit" {
+				opts = append(opts, container.WithTimeLimit(200*time.Millisecond))
+			}
+			c := start(t, opts...)
+			p, err := c.Exec(timeout(t), sh("sleep 1000"))
+			require.NoError(t, err)
+			switch end {
+			case "Close":
+				require.NoError(t, c.Close())
+			case "Kill":
+				require.NoError(t, c.Kill())
+			}
+			res, err := p.Wait(timeout(t))
+			require.NoError(t, err)
+			require.Equal(t, status, res.Status, "%v", res)
+			require.Empty(t, res.Reason)
+			require.NoError(t, c.Close())
+		})
+	}
 }

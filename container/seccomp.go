@@ -27,6 +27,9 @@ func (s *Spec) profile(j *Job) (*security.Seccomp, error) {
 	case s.Job.Seccomp != nil:
 		return s.Job.Seccomp, nil
 	}
+	if s.UserNamespaceCreation {
+		return security.NestingSeccomp(j.Capabilities)
+	}
 	return security.DefaultSeccomp(j.Capabilities)
 }
 

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"log/slog"
 	"os"
 	"slices"
 	"strings"
@@ -31,9 +32,11 @@ import (
 // running is what a started container holds on this host.
 type running struct {
 	c        *Container
+	spec     *Spec // the container's, with the main job's user looked up
 	launcher *launcher.Launcher
 	state    *launcher.State
-	idRange  uint32 // 0: none was taken
+	ids      *idRange // nil: none was taken
+	joined   []int    // namespaces to join, until init is asked for
 	host     *host
 	plans    *plans
 	init     *launcher.Init
@@ -44,6 +47,9 @@ type running struct {
 	limits   cgroup.Limits // the container's, as far as this host keeps them
 	groups   *groups       // nil: there can be none here
 	budgets  []*quota.Budget
+	upper    *os.File // of the overlay, held and locked; nil: there is none
+	nodes    map[string]rootfs.Node
+	given    []*os.File // what init gets with its plan, until it has it
 	// Why there are none, for jobs of Exec that need one.
 	noGroups       error
 	noGroupsRemedy string
@@ -52,14 +58,24 @@ type running struct {
 	pausing        sync.Mutex   // one at a time: Pause, Resume, Update
 	paused         atomic.Bool
 
-	closeOnce sync.Once
-	closeErr  error
+	releasing  sync.Mutex // one release at a time, and what it has done so far
+	tried      bool       // init's end was waited for
+	ended      bool       // init is gone
+	released   bool       // all of it
+	releaseErr error
+	closeErr   error
+	hangs      atomic.Pointer[LeftError]  // what was left when the end was given up on
+	slow       atomic.Pointer[time.Timer] // of killInit, until it is
 
 	cancel  context.CancelCauseFunc // ends a start that is under way
 	started chan struct{}           // closed when start has returned
 
-	mu     sync.Mutex
-	killed Status // of a container without a main job
+	mu        sync.Mutex
+	terminals []*os.File // that nobody here closes before the container
+	killed    Status     // why init was killed, which ends all jobs; 0: it was not
+	told      int        // how many of Dropped are logged
+
+	spawned, setUp *tracing // until start is over; nil: no times are wanted
 }
 
 // Start makes the container and starts its main job, and returns when the job's
@@ -67,8 +83,8 @@ type running struct {
 // init is ready for Exec. The context bounds the start, not the job's life.
 //
 // An error is a [*StartError], a [*LimitError] or joins several; then the job has
-// not run and nothing of the container is left. A second Start returns
-// ErrStarted.
+// not run and nothing of the container is left, unless it is a [*LeftError] as
+// well: that is as Close's. A second Start returns ErrStarted.
 func (c *Container) Start(ctx context.Context) error { return c.start(ctx, false) }
 
 func (c *Container) start(ctx context.Context, once bool) error {
@@ -83,25 +99,33 @@ func (c *Container) start(ctx context.Context, once bool) error {
 		return ErrStarted
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
-	r := &running{c: c, once: once, begun: begun, cancel: cancel, started: make(chan struct{})}
+	r := &running{c: c, spec: &c.spec, once: once, begun: begun, cancel: cancel, started: make(chan struct{})}
 	c.run = r
 	c.mu.Unlock()
 
+	defer r.closeJoins()
+
 	defer cancel(nil)
 	defer close(r.started)
+	c.journal().starting(&c.spec)
 	if err := r.start(ctx, once); err != nil {
-		err = errors.Join(err, r.release())
+		c.journal().notStarted(err)
+		countFailure(err)
+		err = errors.Join(err, r.release(context.Background()))
+		r.keepTrace(ctx, true)
 		c.finish(err)
 		c.mu.Lock()
 		c.state = StateClosed
 		c.mu.Unlock()
 		c.events.add(Event{Kind: EventClosed})
+		c.journal().flush()
 		return err
 	}
+	r.keepTrace(ctx, false)
 	if r.main == nil {
-		c.events.add(Event{Kind: EventStarted})
+		c.events.add(Event{Kind: EventStarted, SetupTime: time.Since(begun)})
 	}
-	r.plans = nil // a thousand resident containers have no use for them
+	r.plans, r.host.tree = nil, nil // a thousand resident containers have no use for them
 	c.mu.Lock()
 	if c.state == StateCreated {
 		c.state = StateRunning
@@ -121,9 +145,6 @@ func (c *Container) start(ctx context.Context, once bool) error {
 }
 
 func (r *running) start(ctx context.Context, once bool) error {
-	if err := r.refuse(); err != nil {
-		return err
-	}
 	if err := ctx.Err(); err != nil {
 		return &StartError{Phase: PhasePrepare, Op: "start", Err: context.Cause(ctx)}
 	}
@@ -132,21 +153,22 @@ func (r *running) start(ctx context.Context, once bool) error {
 		return launcherError(err)
 	}
 	r.launcher = l
+	defer r.closeGiven()
 	if err := r.look(ctx); err != nil {
 		return err
 	}
-	s := &r.c.spec
-	r.plans = compileLauncher(s, r.host, plan.NewSilentBuilder)
+	s := r.spec
+	r.plans = compileLauncher(s, r.host, r.builder())
 	req := &launcher.Request{}
 	if r.groups != nil {
 		req.Cgroup = r.groups.home.born
 	}
 	hasMain := len(s.Job.Command) > 0
-	req.OnEmpty = r.c.ended
+	req.OnEmpty = r.emptied(r.c.ended)
 	if hasMain {
 		r.main = newProcess(r, &s.Job)
 		r.main.beMain()
-		req.OnEmpty = r.main.part
+		req.OnEmpty = r.emptied(r.main.part)
 	}
 	if err := r.spawn(ctx, req); err != nil {
 		return err
@@ -159,8 +181,15 @@ func (r *running) start(ctx context.Context, once bool) error {
 	if err := r.makeGroups(once); err != nil {
 		return err
 	}
+	r.tellDropped()
+	if err := r.readSkew(ctx); err != nil {
+		return err
+	}
 	if hasMain {
-		job, err := r.main.prepare(r.begun)
+		if err := r.settleMain(ctx); err != nil {
+			return err
+		}
+		job, err := r.main.prepare(ctx, r.begun)
 		if err != nil {
 			return err
 		}
@@ -168,6 +197,11 @@ func (r *running) start(ctx context.Context, once bool) error {
 		job.Main, job.Finish = true, once
 		if err := r.main.launch(ctx, r.init, job); err != nil {
 			return r.main.startError(ctx, r, err)
+		}
+		if !once {
+			// Init may be heard sooner than the launcher, who tells its PID. A launcher
+			// that died meanwhile is for Wait to tell.
+			_ = r.init.Spawned(ctx)
 		}
 		return nil
 	}
@@ -222,22 +256,48 @@ func withEncoded(arch plan.Arch, use func(buf []byte, sizes []int) error, plans 
 }
 
 // spawn asks the launcher for init.
-func (r *running) spawn(ctx context.Context, req *launcher.Request) error {
+func (r *running) spawn(ctx context.Context, req *launcher.Request) (err error) {
 	req.Clone, req.ProcReg = r.plans.clone, r.plans.procReg
+	list := []*plan.Plan{r.plans.prepare, r.plans.parent}
+	for _, p := range []*plan.Plan{r.plans.teardown, r.plans.stepIn} {
+		if p != nil {
+			list = append(list, p)
+		}
+	}
+	traced := list
+	if r.spec.joins(namespace.Time) != nil {
+		traced = list[:len(list)-1] // the step-in process enters another clock on its way
+	}
+	if r.spawned, err = r.trace(traced...); err != nil {
+		return err
+	}
+	req.FDs, req.SharedPID, req.Trace = r.joined, r.plans.teardown != nil, r.spawned.descriptor()
 	return withEncoded(r.host.arch, func(buf []byte, sizes []int) (err error) {
+		r.spawned.encoded(sizes)
 		req.Plans, req.Prepare, req.Parent = buf, sizes[0], sizes[1]
+		if sizes = sizes[2:]; r.plans.teardown != nil {
+			req.Teardown, sizes = sizes[0], sizes[1:]
+		}
+		if r.plans.stepIn != nil {
+			req.StepIn = sizes[0]
+		}
 		if r.init, err = r.launcher.Spawn(ctx, req); err != nil {
 			return launcherError(err)
 		}
 		return nil
-	}, r.plans.prepare, r.plans.parent)
+	}, list...)
 }
 
 // setup sends init its plan; quiet if a job follows at once: then only a failure
 // is heard of.
-func (r *running) setup(ctx context.Context, quiet bool) error {
+func (r *running) setup(ctx context.Context, quiet bool) (err error) {
+	if r.setUp, err = r.trace(r.plans.shape, r.plans.child); err != nil {
+		return err
+	}
 	return withEncoded(r.host.arch, func(buf []byte, sizes []int) error {
-		if err := r.init.Setup(ctx, buf, sizes[0], quiet); err != nil {
+		r.setUp.encoded(sizes)
+		given := launcher.Given{First: r.plans.given, FDs: descriptors(r.given)}
+		if err := r.init.Setup(ctx, buf, sizes[0], quiet, r.plans.kept, given, r.setUp.descriptor()); err != nil {
 			return launcherError(err)
 		}
 		return nil
@@ -249,7 +309,17 @@ func (r *running) look(ctx context.Context) error {
 	s := &r.c.spec
 	h := &host{arch: launcher.Arch, seccomp: true, sourceIsDir: map[string]bool{}}
 	r.host = h
+	h.landlock, _ = security.LandlockABI() // why there is none is asked where it is wanted
 	if err := s.checkSeccomp(&s.Job, h.arch); err != nil {
+		return err
+	}
+	if err := s.checkLandlock(&s.Job, h, r.drop); err != nil {
+		return err
+	}
+	if err := r.refuseTime(h); err != nil {
+		return err
+	}
+	if err := r.openJoins(ctx); err != nil {
 		return err
 	}
 	dir := s.StateDir
@@ -263,16 +333,44 @@ func (r *running) look(ctx context.Context) error {
 	if err := h.lookLimits(); err != nil {
 		return err
 	}
+	if err := r.lookDevices(); err != nil {
+		return err
+	}
 	if err := r.openGroups(ctx); err != nil {
+		return err
+	}
+	if s, err = r.settleAhead(); err != nil {
+		return err
+	}
+	if err := r.lookSharedPID(); err != nil {
 		return err
 	}
 	if err := r.chooseIDs(h); err != nil {
 		return err
 	}
+	if err := r.checkSharedPID(&s.Job); err != nil {
+		return err
+	}
+	if !s.Job.named() { // as for binds
+		if err := checkDevices(s, h); err != nil {
+			return err
+		}
+	}
 	if err := lookFiles(s, h); err != nil {
 		return err
 	}
-	if err := checkBinds(s, h); err != nil {
+	if !s.Job.named() { // else that is settled when the root is there
+		if err := checkBinds(s, h); err != nil {
+			return err
+		}
+	}
+	if err := r.readRoot(ctx); err != nil {
+		return err
+	}
+	if err := r.openParts(ctx); err != nil {
+		return err
+	}
+	if err := r.openUpper(); err != nil {
 		return err
 	}
 	return r.openBudgets()
@@ -302,11 +400,16 @@ func lookFiles(s *Spec, h *host) error {
 		h.machine = m
 	} else {
 		h.machine = rootfs.LookProc()
+	}
+	if root.Type == "dir" && root.Writable {
 		if err := checkDir(root, h); err != nil {
 			return err
 		}
 	}
-	if !s.isNew(namespace.Network) {
+	if err := lookLayers(s, h); err != nil {
+		return err
+	}
+	if s.hostNames() {
 		for _, f := range []struct {
 			path string
 			to   *[]byte
@@ -319,6 +422,9 @@ func lookFiles(s *Spec, h *host) error {
 		}
 	}
 	for _, m := range s.Mounts {
+		if m.Type == "sysfs" {
+			h.sysMasked = rootfs.SysMasked()
+		}
 		if m.Type != "bind" {
 			continue
 		}
@@ -331,23 +437,16 @@ func lookFiles(s *Spec, h *host) error {
 	return nil
 }
 
-// checkDir looks whether the container can use a folder as its root.
+// checkDir looks whether the container's users can write to a folder as its root.
 func checkDir(root rootfs.Root, h *host) error {
-	st, err := os.Stat(root.Path)
-	if err != nil {
-		return &StartError{Phase: PhasePrepare, Op: "stat", Path: root.Path, Err: bare(err), Remedy: "WithRoot needs a folder that is there"}
+	st, err := statFolder("WithRoot", root.Path)
+	if err != nil || len(h.uids) == 0 || root.IDMapped && h.canMap() {
+		return err
 	}
-	if !st.IsDir() {
-		return &StartError{Phase: PhasePrepare, Op: "stat", Path: root.Path, Err: unix.ENOTDIR, Remedy: "WithRoot needs a folder"}
-	}
-	sys, ok := st.Sys().(*syscall.Stat_t)
-	if !ok || !root.Writable || len(h.uids) == 0 {
-		return nil
-	}
-	if !namespace.Mapped(hostMaps(h.uids, h.outer), sys.Uid) && st.Mode().Perm()&0o002 == 0 {
+	if uid := owner(st).Uid; !namespace.Mapped(hostMaps(h.uids, h.outer), uid) && st.Mode().Perm()&0o002 == 0 {
 		return &StartError{
 			Phase: PhasePrepare, Op: "check", Path: root.Path, Err: unix.EOVERFLOW,
-			Remedy: fmt.Sprintf("its owner, uid %d, is nobody inside the container, whose users could not write there: set WithIDMaps, or chown the folder", sys.Uid),
+			Remedy: fmt.Sprintf("its owner, uid %d, is nobody inside the container, whose users could not write there: set WithIDMaps, chown the folder, or make it rootfs.IDMapped", uid),
 		}
 	}
 	return nil
@@ -373,15 +472,19 @@ func hostMaps(maps []namespace.IDMap, outer []launcher.IDMap) []namespace.IDMap 
 
 // chooseIDs decides who the container's users are on the host.
 func (r *running) chooseIDs(h *host) error {
-	s, l := &r.c.spec, r.launcher
+	s, l := r.spec, r.launcher
 	const initID = launcher.RangeSize - 1
 	h.setgroups = true
 	h.countsProcesses = true
 	if l.User {
 		h.outer, h.outerGIDs = l.UIDs, l.GIDs
 	}
-	switch {
-	case !s.isNew(namespace.User):
+	switch j := s.joins(namespace.User); {
+	case j != nil:
+		if err := r.joinedIDs(h, j); err != nil {
+			return err
+		}
+	case s.hostUser():
 		// Real ids: RLIMIT_NPROC would count the user's other processes too.
 		h.countsProcesses = false
 		h.setgroups = !l.User
@@ -394,11 +497,10 @@ func (r *running) chooseIDs(h *host) error {
 	case s.UIDMaps != nil:
 		return r.explicitIDs(h)
 	case !l.User:
-		first, err := r.state.TakeRange()
+		first, err := r.takeRange()
 		if err != nil {
-			return &StartError{Phase: PhasePrepare, Op: "id range", Path: r.state.Path, Err: err}
+			return err
 		}
-		r.idRange = first
 		h.uids = []namespace.IDMap{{ContainerID: 0, HostID: first, Size: launcher.RangeSize}}
 		h.gids = h.uids
 		h.initUID, h.initGID = initID, initID
@@ -419,6 +521,16 @@ func (r *running) chooseIDs(h *host) error {
 	return r.checkUser(h, &s.Job)
 }
 
+// takeRange takes a range of ids that no other container has, and returns its first.
+func (r *running) takeRange() (uint32, error) {
+	first, err := r.state.TakeRange()
+	if err != nil {
+		return 0, &StartError{Phase: PhasePrepare, Op: "id range", Path: r.state.Path, Err: err}
+	}
+	r.ids = &idRange{first: first, state: r.state, users: 1}
+	return first, nil
+}
+
 // identity maps the launcher's ids to themselves: line by line, since the kernel
 // wants each range inside one of the parent's.
 func identity(outer []launcher.IDMap) []namespace.IDMap {
@@ -434,19 +546,21 @@ func identity(outer []launcher.IDMap) []namespace.IDMap {
 // explicitIDs takes the maps that were asked for, with one id more for init
 // alone where there is one to be had.
 func (r *running) explicitIDs(h *host) error {
-	s, l := &r.c.spec, r.launcher
+	s, l := r.spec, r.launcher
 	h.uids, h.gids = s.UIDMaps, s.GIDMaps
 	h.initUID, h.initGID = s.Job.uid(), s.Job.gid()
+	if s.Job.named() { // whoever that is
+		h.initUID, h.initGID = h.uids[0].ContainerID, h.gids[0].ContainerID
+	}
 	if l.User {
 		h.setgroups = !l.SingleID()
 		h.countsProcesses = l.CountsProcesses()
 		return r.checkUser(h, nil)
 	}
-	first, err := r.state.TakeRange()
+	first, err := r.takeRange()
 	if err != nil {
-		return &StartError{Phase: PhasePrepare, Op: "id range", Path: r.state.Path, Err: err}
+		return err
 	}
-	r.idRange = first
 	free := func(maps []namespace.IDMap) uint32 {
 		id := uint32(launcher.RangeSize - 1)
 		for {
@@ -467,7 +581,7 @@ func (r *running) explicitIDs(h *host) error {
 
 // checkUser looks whether a job's ids are there, and not init's own.
 func (r *running) checkUser(h *host, j *Job) error {
-	if j == nil || len(h.uids) == 0 {
+	if j == nil || len(h.uids) == 0 || j.named() { // not looked up yet
 		return nil
 	}
 	refuse := func(what string, id uint32, why string) error {
@@ -488,8 +602,13 @@ func (r *running) checkUser(h *host, j *Job) error {
 	if _, ok := namespace.ToHost(h.uids, j.uid()); !ok {
 		return refuse("user", j.uid(), "not mapped")
 	}
-	if h.initUID != 0 && h.initUID == j.uid() && r.c.spec.UIDMaps == nil {
-		return refuse("user", j.uid(), "init's own")
+	if own := !r.launcher.User || r.c.spec.UIDMaps == nil; own && h.initUID != 0 {
+		if h.initUID == j.uid() {
+			return refuse("user", j.uid(), "init's own")
+		}
+		if slices.Contains(append([]uint32{j.gid()}, j.Groups...), h.initGID) {
+			return refuse("group", h.initGID, "init's own")
+		}
 	}
 	return nil
 }
@@ -506,7 +625,20 @@ func hasRlimit(j *Job, name string) bool {
 func (r *running) drop(option, reason string) {
 	r.c.mu.Lock()
 	defer r.c.mu.Unlock()
-	r.c.dropped = append(r.c.dropped, Dropped{option, reason})
+	if d := (Dropped{option, reason}); !slices.Contains(r.c.dropped, d) {
+		r.c.dropped = append(r.c.dropped, d)
+	}
+}
+
+// tellDropped logs what the container runs without, each once.
+func (r *running) tellDropped() {
+	list := r.c.Dropped()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, d := range list[min(r.told, len(list)):] {
+		r.c.journal().add(slog.LevelWarn, "running without", slog.String("option", d.Option), slog.String("reason", d.Reason))
+	}
+	r.told = max(r.told, len(list))
 }
 
 // undrop takes back what drop noted.
@@ -514,33 +646,6 @@ func (r *running) undrop(option string) {
 	r.c.mu.Lock()
 	defer r.c.mu.Unlock()
 	r.c.dropped = slices.DeleteFunc(r.c.dropped, func(d Dropped) bool { return d.Option == option && !r.c.spec.Job.optional(option) })
-}
-
-// refuse answers what this version does not do yet.
-func (r *running) refuse() error {
-	s := &r.c.spec
-	var errs []error
-	lack := func(option, remedy string) {
-		const reason = "not in this version"
-		if s.Job.optional(option) {
-			r.drop(option, reason)
-			return
-		}
-		errs = append(errs, &StartError{Phase: PhasePrepare, Op: option, Err: fmt.Errorf("%s: %w", reason, errors.ErrUnsupported), Remedy: remedy})
-	}
-	if len(s.Join) > 0 {
-		lack("WithJoinNamespace", "")
-	}
-	if s.isNew(namespace.Time) || s.TimeOffsets != nil {
-		lack("WithTimeOffsets", "leave namespace.Time out")
-	}
-	if len(s.Sysctls) > 0 {
-		lack("WithSysctl", "")
-	}
-	if !s.isNew(namespace.PID) {
-		lack("WithHostNamespace", "without a PID namespace a container can only be ended by a cgroup")
-	}
-	return errors.Join(errs...)
 }
 
 // launcherError turns what the launcher's side says into a StartError.
@@ -564,11 +669,16 @@ func (r *running) planError(err error) error {
 	}
 	plans := r.plans
 	if plans == nil || len(plans.prepare.Steps) == 0 { // given back when it was sent
-		plans = compile(&r.c.spec, r.host, plan.NewBuilder)
+		plans = compile(r.spec, r.host, plan.NewBuilder)
 	}
 	switch e.Phase {
 	case rawproc.PhasePrepare:
 		return stepError(plans.prepare, e)
+	case rawproc.PhaseStepIn:
+		if e.Step == 0 {
+			return &StartError{Phase: PhaseStepIn, Op: "step in", Err: e.Errno, Remedy: "the process that joins namespaces was killed before it was done: start again"}
+		}
+		return stepError(plans.stepIn, e)
 	case rawproc.PhaseParent:
 		return stepError(plans.parent, e)
 	case rawproc.PhaseShape:
@@ -580,7 +690,14 @@ func (r *running) planError(err error) error {
 	if e.Step < 3 && e.Errno == unix.EAGAIN {
 		op = "spawn"
 	}
-	return &StartError{Phase: PhaseParent, Op: op, Err: e.Errno, Remedy: cloneRemedy(e.Errno)}
+	phase, remedy := PhaseParent, cloneRemedy(e.Errno)
+	if plans.stepIn != nil {
+		phase = PhaseStepIn
+		if e.Errno == unix.ENOMEM {
+			remedy = "no memory, or the PID namespace's first process has ended"
+		}
+	}
+	return &StartError{Phase: phase, Op: op, Err: e.Errno, Remedy: remedy}
 }
 
 func cloneRemedy(errno syscall.Errno) string {
@@ -620,52 +737,40 @@ func bare(err error) error {
 
 // killInit ends a container that has no main job.
 func (r *running) killInit(why Status) {
+	r.because(why)
+	_ = r.init.Kill() // dead already: then that is that
+	t := time.AfterFunc(closeTimeout, r.overdue)
+	if !r.slow.CompareAndSwap(nil, t) {
+		t.Stop() // one is enough
+	}
+}
+
+// because notes why init is killed; the first reason stays.
+func (r *running) because(why Status) {
 	r.mu.Lock()
+	defer r.mu.Unlock()
 	if r.killed == 0 {
 		r.killed = why
 	}
-	r.mu.Unlock()
-	_ = r.init.Kill() // dead already: then that is that
 }
 
-// closeTimeout bounds Close.
-const closeTimeout = 10 * time.Second
-
-// release gives back all that the container holds.
-func (r *running) release() error {
-	r.closeOnce.Do(func() { r.closeErr = r.releaseOnce() })
-	return r.closeErr
+// verdict is how a container without a main job ended.
+func (r *running) verdict() Status {
+	if why := r.why(); why != 0 {
+		return why
+	}
+	return Killed
 }
 
-func (r *running) releaseOnce() error {
-	var errs []error
-	if r.timer != nil {
-		r.timer.Stop()
-	}
-	r.thaw()
-	if r.groups != nil && r.groups.all != nil {
-		r.groups.all.Uncap()
-	}
-	if r.init != nil {
-		ctx, cancel := context.WithTimeoutCause(context.Background(), closeTimeout, errSlow)
-		errs = append(errs, r.init.Close(ctx))
-		cancel()
-	}
-	r.keepStats()
-	errs = append(errs, r.removeGroups(), r.releaseBudgets())
-	if r.idRange != 0 {
-		errs = append(errs, r.state.GiveBack(r.idRange))
-	}
-	if r.launcher != nil {
-		r.launcher.Release()
-	}
-	if err := errors.Join(errs...); err != nil {
-		return &StartError{Phase: PhaseTeardown, Op: "close", Err: err}
-	}
-	return nil
+// why tells why init was killed, if it was.
+func (r *running) why() Status {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.killed
 }
 
-var errSlow = errors.New("init did not end within 10 s: one of its processes hangs in the kernel")
+// closeTimeout bounds Close. Tests shorten it.
+var closeTimeout = 10 * time.Second
 
 // finish closes Done, once.
 func (c *Container) finish(err error) {
@@ -677,6 +782,9 @@ func (c *Container) finish(err error) {
 		c.doneErr = err
 		if c.state == StateRunning || c.state == StateCreated {
 			c.state = StateStopped
+		}
+		if err == nil && c.run.main == nil {
+			countEnd(c.run.verdict())
 		}
 		close(c.done)
 	}
@@ -709,7 +817,9 @@ func (c *Container) started() (*running, error) {
 
 // Wait waits for the end of the main job and the last of its output, and returns
 // the Result: the same one to any number of callers, also after Close. A
-// container without a main job ends when it is closed or killed.
+// container without a main job ends when it is closed or killed. A job that was
+// killed and hangs in the kernel, or left such a process behind, is given up on
+// after ten seconds: Result.Reason names it.
 //
 // When the context ends first, Wait returns its error and kills nothing.
 func (c *Container) Wait(ctx context.Context) (*Result, error) {
@@ -736,13 +846,7 @@ func (c *Container) Wait(ctx context.Context) (*Result, error) {
 	if r.main != nil {
 		return r.main.result()
 	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	status := r.killed
-	if status == 0 {
-		status = Killed
-	}
-	return &Result{Status: status, ExitCode: -1, Signal: syscall.SIGKILL, Started: r.begun, Finished: time.Now(), Dropped: c.Dropped()}, nil
+	return &Result{Container: c.ID(), Labels: c.spec.Labels, Status: r.verdict(), ExitCode: -1, Signal: syscall.SIGKILL, Started: r.begun, Finished: time.Now(), Dropped: c.Dropped()}, nil
 }
 
 // Signal sends a signal to the main job's first process. It returns ErrEnded
@@ -792,6 +896,11 @@ func (c *Container) Stop(ctx context.Context) error {
 // Close kills what still runs, waits until it is gone and removes everything. It
 // may be called at any time and more than once, returns within about ten seconds,
 // and tells what it could not remove. The Result of Wait stays.
+//
+// A process that hangs in the kernel outlives SIGKILL: then the error is a
+// [*LeftError], and the container keeps its ids, control groups and budgets, two
+// descriptors and a goroutine that all such containers share. Close can be called
+// again, and [Prune] tries it for all of them.
 func (c *Container) Close() error {
 	c.mu.Lock()
 	r := c.run
@@ -803,12 +912,14 @@ func (c *Container) Close() error {
 		}
 		c.mu.Unlock()
 		c.events.add(Event{Kind: EventClosed})
+		c.journal().flush()
 		return nil
 	}
 	closed := c.state == StateClosed
 	c.mu.Unlock()
 	if closed {
-		return r.release()
+		defer c.journal().flush()
+		return r.release(context.Background())
 	}
 	// A start that is under way in another goroutine gives up first.
 	r.cancel(ErrClosed)
@@ -818,19 +929,15 @@ func (c *Container) Close() error {
 	c.mu.Unlock()
 	if r.main != nil {
 		r.main.note(Killed)
-	} else {
-		r.mu.Lock()
-		if r.killed == 0 {
-			r.killed = Killed
-		}
-		r.mu.Unlock()
 	}
-	err := r.release()
+	r.because(Killed)
+	err := r.release(context.Background())
 	if r.main != nil && r.main.begun() {
 		<-r.main.done // all has ended: the last output is being copied
 	}
 	c.finish(nil)
 	c.events.add(Event{Kind: EventClosed})
+	c.journal().flush()
 	return err
 }
 
@@ -865,35 +972,69 @@ func (c *Container) Explain(w io.Writer) error {
 			return err
 		}
 	}
-	p := compile(&c.spec, h, plan.NewBuilder)
+	s := c.spec
+	if chosen {
+		s = *r.spec
+	}
+	unknown := s.Job.standIns()
+	h, err := withTree(&s, h)
+	if err != nil {
+		return err
+	}
+	p := compile(&s, h, plan.NewBuilder)
 	var b bytes.Buffer
-	fmt.Fprintf(&b, "launcher      clone3({flags=%s|CLONE_PIDFD|CLONE_CLEAR_SIGHAND})\n", cloneFlagNames(c.spec.newNamespaces()))
-	for _, p := range []*plan.Plan{p.prepare, p.parent, p.shape, p.child} {
+	list := []*plan.Plan{p.prepare, p.parent, p.shape, p.child}
+	if p.stepIn == nil {
+		fmt.Fprintf(&b, "%-14s%s\n", "launcher", cloneText(&s))
+	} else {
+		// The launcher has a child make init.
+		if err := errors.Join(p.prepare.Explain(&b), p.stepIn.Explain(&b)); err != nil {
+			return err
+		}
+		fmt.Fprintf(&b, "%-14s%s\n", "step-in", siblingText(&s))
+		list = list[1:]
+	}
+	for _, p := range list {
 		if err := p.Explain(&b); err != nil {
 			return err
 		}
 	}
 	if len(c.spec.Job.Command) > 0 {
-		io := stdio{count: 3 + len(c.spec.Job.ExtraFiles)}
+		io := stdio{count: 3 + len(c.spec.Job.ExtraFiles), terminal: c.spec.Job.Terminal != nil}
 		if chosen {
 			io.tasks = r.tasks
 		}
-		if err := compileJob(&c.spec, &c.spec.Job, h, io, plan.NewBuilder).Explain(&b); err != nil {
+		if err := compileJob(&s, &s.Job, h, io, plan.NewBuilder).Explain(&b); err != nil {
 			return err
 		}
 	}
-	text := b.String()
+	if p.teardown != nil {
+		if err := p.teardown.Explain(&b); err != nil {
+			return err
+		}
+	}
+	text := unknown.Replace(b.String())
 	if !chosen {
 		text = strings.ReplaceAll(text, fmt.Sprintf("0 %d %d", launcher.FirstID, launcher.RangeSize), fmt.Sprintf("0 <range> %d", launcher.RangeSize))
 	}
-	_, err := io.WriteString(w, text)
+	_, err = io.WriteString(w, text)
 	return err
+}
+
+// cloneText is the launcher's own call, which no plan has.
+func cloneText(s *Spec) string {
+	return "clone3({flags=" + cloneFlagNames(s.newNamespaces()) + "|CLONE_PIDFD|CLONE_CLEAR_SIGHAND})"
+}
+
+// siblingText is the same of the process that joins namespaces.
+func siblingText(s *Spec) string {
+	return strings.Replace(cloneText(s), "})", "|CLONE_PARENT})", 1)
 }
 
 func cloneFlagNames(kinds []namespace.Kind) string {
 	text := ""
 	for _, k := range kinds {
-		if k == namespace.Cgroup {
+		if k == namespace.Cgroup || k == namespace.Time {
 			continue
 		}
 		if text != "" {
@@ -901,7 +1042,7 @@ func cloneFlagNames(kinds []namespace.Kind) string {
 		}
 		text += map[namespace.Kind]string{
 			namespace.PID: "CLONE_NEWPID", namespace.Mount: "CLONE_NEWNS", namespace.UTS: "CLONE_NEWUTS", namespace.IPC: "CLONE_NEWIPC",
-			namespace.Network: "CLONE_NEWNET", namespace.User: "CLONE_NEWUSER", namespace.Time: "CLONE_NEWTIME",
+			namespace.Network: "CLONE_NEWNET", namespace.User: "CLONE_NEWUSER",
 		}[k]
 	}
 	return text
@@ -910,11 +1051,12 @@ func cloneFlagNames(kinds []namespace.Kind) string {
 // explainHost is this host before a start: the range of ids is not taken yet.
 func explainHost(s *Spec) (*host, error) {
 	h := &host{arch: launcher.Arch, seccomp: true, setgroups: true, countsProcesses: true, sourceIsDir: map[string]bool{}}
+	h.landlock, _ = security.LandlockABI() // 0 where there is none
 	if err := h.lookLimits(); err != nil {
 		return nil, err
 	}
 	switch {
-	case !s.isNew(namespace.User):
+	case s.hostUser():
 		h.countsProcesses = false
 	case s.UIDMaps != nil:
 		h.uids, h.gids, h.initUID, h.initGID = s.UIDMaps, s.GIDMaps, launcher.RangeSize-1, launcher.RangeSize-1
@@ -922,7 +1064,18 @@ func explainHost(s *Spec) (*host, error) {
 		h.uids = []namespace.IDMap{{ContainerID: 0, HostID: launcher.FirstID, Size: launcher.RangeSize}}
 		h.gids, h.initUID, h.initGID = h.uids, launcher.RangeSize-1, launcher.RangeSize-1
 	}
+	h.noTime = timeNamespaces() != nil
+	h.killFile = "<group>/cgroup.kill"
+	h.nodes = nodes(s)
 	return h, lookFiles(s, h)
+}
+
+// begin starts a container that nobody else sees, and returns its main job.
+func (c *Container) begin(ctx context.Context) (*Process, error) {
+	if err := c.start(ctx, true); err != nil {
+		return nil, err
+	}
+	return c.run.main, nil
 }
 
 // runOnce is Run's life of a container.
@@ -936,7 +1089,7 @@ func (c *Container) runOnce(ctx context.Context) (res *Result, err error) {
 	if err := c.start(ctx, true); err != nil {
 		if ctx.Err() != nil && errors.Is(err, context.Cause(ctx)) {
 			now := time.Now()
-			return &Result{Status: Canceled, ExitCode: -1, Signal: syscall.SIGKILL, Started: now, Finished: now, cause: context.Cause(ctx)}, nil
+			return &Result{Container: c.ID(), Labels: c.spec.Labels, Status: Canceled, ExitCode: -1, Signal: syscall.SIGKILL, Started: now, Finished: now, cause: context.Cause(ctx)}, nil
 		}
 		return nil, err
 	}

@@ -53,6 +53,8 @@ func (c *Container) PID() int { return 0 }
 // Explain returns an error that matches errors.ErrUnsupported.
 func (c *Container) Explain(io.Writer) error { return errPlatform }
 
+func (c *Container) begin(context.Context) (*Process, error) { return nil, errPlatform }
+
 func (c *Container) runOnce(context.Context) (*Result, error) { return nil, errPlatform }
 
 // Wait returns an error that matches errors.ErrUnsupported.
@@ -67,10 +69,29 @@ func (p *Process) Signal(os.Signal) error { return errPlatform }
 // Kill returns an error that matches errors.ErrUnsupported.
 func (p *Process) Kill() error { return errPlatform }
 
+func (p *Process) cancel(error) error { return errPlatform }
+
+func (p *Process) giveUp() {}
+
 // PID returns 0.
 func (p *Process) PID() int { return 0 }
 
+// Trace returns nil.
+func (p *Process) Trace() []StepTime { return nil }
+
 func (r *running) isPaused() bool { return false }
+
+// Terminal returns nil.
+func (c *Container) Terminal() *os.File { return nil }
+
+// Terminal returns nil.
+func (p *Process) Terminal() *os.File { return nil }
+
+// Resize returns an error that matches errors.ErrUnsupported.
+func (c *Container) Resize(int, int) error { return errPlatform }
+
+// Resize returns an error that matches errors.ErrUnsupported.
+func (p *Process) Resize(int, int) error { return errPlatform }
 
 // Stats returns an error that matches errors.ErrUnsupported.
 func (c *Container) Stats(context.Context) (*Stats, error) { return nil, errPlatform }

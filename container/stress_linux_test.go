@@ -5,6 +5,7 @@ import (
 	"crypto/md5"
 	"fmt"
 	"os"
+	"os/exec"
 	"runtime"
 	"slices"
 	"strconv"
@@ -69,6 +70,38 @@ func TestStressLaunches(t *testing.T) {
 	close(stop)
 	<-collected
 	t.Logf("%d launches, none failed", n)
+}
+
+// Jobs that end before Exec has returned from asking for them, as on a machine
+// whose processors all have something else to do.
+func TestStressShortJobs(t *testing.T) {
+	containertest.Census(t)
+	needContainers(t)
+	n := 50
+	if os.Getenv("INLAY_CI") != "" {
+		n = 500
+	}
+	for range 2 * runtime.NumCPU() {
+		load := exec.CommandContext(t.Context(), "sh", "-c", "while :; do :; done")
+		require.NoError(t, load.Start())
+		t.Cleanup(func() { _ = load.Wait() }) // killed
+	}
+	var many []container.JobOption // descriptors to close before it is back
+	for range 100 {
+		f, err := os.Open("/dev/null")
+		require.NoError(t, err)
+		defer f.Close() //nolint:errcheck // nothing was written
+		many = append(many, container.WithExtraFiles(f))
+	}
+	warm := start(t)
+	for i := range n {
+		p, err := warm.Exec(timeout(t), append(many, container.WithCommand("/bin/true"))...)
+		require.NoError(t, err, i)
+		res, err := p.Wait(timeout(t))
+		require.NoError(t, err, i)
+		require.True(t, res.Success(), "%d: %v", i, res)
+	}
+	require.NoError(t, warm.Close())
 }
 
 func oneLaunch(warm *container.Container, i int) error {

@@ -3,15 +3,16 @@ package container
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"path"
 	"slices"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/inlay-dev/inlay/cgroup"
 	"github.com/inlay-dev/inlay/namespace"
 	"github.com/inlay-dev/inlay/rootfs"
-	"github.com/inlay-dev/inlay/security"
 )
 
 // Bounds that are the kernel's.
@@ -23,6 +24,13 @@ const (
 	maxExtraFiles = 1000
 	maxSignal     = 64
 	maxMounts     = 500
+)
+
+// Bounds of labels, which are in every event and record.
+const (
+	maxLabels     = 64
+	maxLabelKey   = 128
+	maxLabelValue = 4096
 )
 
 // faults collects what is wrong.
@@ -44,7 +52,7 @@ func (s *Spec) Validate() error {
 	s.validateRoot(&f)
 	s.validateStop(&f)
 	s.Job.validate(&f)
-	if !s.isNew(namespace.User) && slices.Contains(s.Job.Capabilities, "CAP_SYS_PTRACE") {
+	if s.hostUser() && slices.Contains(s.Job.Capabilities, "CAP_SYS_PTRACE") {
 		f.add("WithCapabilities", "CAP_SYS_PTRACE", "refused together with WithHostNamespace(user): the job could take init over", "leave one of them out")
 	}
 	return errors.Join(f...)
@@ -54,9 +62,19 @@ func (s *Spec) validateIdentity(f *faults) {
 	if err := validateID(s.ID); err != nil {
 		f.add("WithID", fmt.Sprintf("%q", s.ID), err.Error())
 	}
-	for k, v := range s.Labels {
-		if k == "" || strings.ContainsAny(k+v, "\n\x00") {
-			f.add("WithLabel", fmt.Sprintf("%q, %q", k, v), "an empty key, a newline or a NUL byte")
+	if len(s.Labels) > maxLabels {
+		f.add("WithLabel", fmt.Sprintf("%d labels", len(s.Labels)), fmt.Sprintf("at most %d", maxLabels))
+	}
+	for _, k := range slices.Sorted(maps.Keys(s.Labels)) {
+		v := s.Labels[k]
+		shown := fmt.Sprintf("%q, %q", shorten(k), shorten(v))
+		switch {
+		case k == "" || strings.ContainsAny(k+v, "\n\x00"):
+			f.add("WithLabel", shown, "an empty key, a newline or a NUL byte")
+		case !utf8.ValidString(k) || !utf8.ValidString(v):
+			f.add("WithLabel", shown, "not UTF-8, which JSON and logs are")
+		case len(k) > maxLabelKey || len(v) > maxLabelValue:
+			f.add("WithLabel", shown, fmt.Sprintf("%d and %d bytes, at most %d and %d", len(k), len(v), maxLabelKey, maxLabelValue))
 		}
 	}
 	if s.StateDir != "" && (!path.IsAbs(s.StateDir) || strings.ContainsRune(s.StateDir, 0)) {
@@ -100,36 +118,85 @@ func (s *Spec) validateNamespaces(f *faults) {
 			f.add("WithHostNamespace", k, "a container without a mount namespace has no root of its own")
 		}
 	}
-	for _, j := range s.Join {
-		option := "WithJoinNamespace"
-		switch {
-		case !j.Kind.Valid():
-			f.add(option, fmt.Sprintf("%q", j.Kind), "no such kind", fmt.Sprint(namespace.All()))
-		case j.File == nil && j.Path == "": // WithJoinNamespaceFile has said so
-		case j.File == nil && !strings.HasPrefix(j.Path, "container:") && !path.IsAbs(j.Path):
-			f.add(option, fmt.Sprintf("%s, %q", j.Kind, j.Path), "not an absolute path")
-		case slices.Contains(s.HostNamespaces, j.Kind):
-			f.add(option, j.Kind, "WithHostNamespace names the same kind", "leave one of them out")
+	for i := range s.Join {
+		s.validateJoin(f, i)
+	}
+	if o := s.TimeOffsets; o != nil {
+		shown := fmt.Sprintf("%v, %v", o.Monotonic, o.Boottime)
+		if err := o.Validate(); err != nil {
+			f.add("WithTimeOffsets", shown, err.Error())
+		}
+		if j := s.joins(namespace.Time); j != nil {
+			f.add("WithTimeOffsets", shown, j.option()+" joins a time namespace, whose clocks are set", "leave one of them out")
+		}
+		if slices.Contains(s.HostNamespaces, namespace.Time) {
+			f.add("WithTimeOffsets", shown, "WithHostNamespace(time) leaves the host's clocks", "leave one of them out")
 		}
 	}
-	if s.TimeOffsets != nil && !s.isNew(namespace.Time) {
-		f.add("WithTimeOffsets", s.TimeOffsets.Monotonic, "needs a time namespace of its own", "add WithNamespaces with namespace.Time")
-	}
 	for name, value := range s.Sysctls {
-		if name == "" || strings.ContainsAny(name, "/\x00\n ") || strings.Contains(name, "..") || strings.ContainsAny(value, "\x00\n") {
-			f.add("WithSysctl", fmt.Sprintf("%q, %q", name, value), "not a name with dots and a value of one line")
+		shown := fmt.Sprintf("%q, %q", name, value)
+		kind, err := namespace.SysctlKind(name)
+		switch {
+		case err != nil:
+			f.add("WithSysctl", shown, err.Error())
+		case strings.ContainsAny(value, "\x00\n"):
+			f.add("WithSysctl", shown, "a value of more than one line")
+		case !s.isNew(kind):
+			f.add("WithSysctl", shown, fmt.Sprintf("it is the %s namespace's, which the container does not have new (%s)", kind, s.notNew(kind)))
 		}
 	}
 	s.validateIDs(f)
-	switch {
-	case s.Hostname == nil:
-	case !s.isNew(namespace.UTS):
-		f.add("WithHostname", fmt.Sprintf("%q", *s.Hostname), "the container has the host's UTS namespace (WithNamespaces or WithHostNamespace)", "leave one of them out")
-	default:
-		if err := namespace.ValidateHostname(*s.Hostname); err != nil {
-			f.add("WithHostname", fmt.Sprintf("%q", shorten(*s.Hostname)), err.Error())
+	for _, n := range []struct {
+		option string
+		name   *string
+	}{{"WithHostname", s.Hostname}, {"WithDomainname", s.Domainname}} {
+		switch {
+		case n.name == nil:
+		case !s.isNew(namespace.UTS):
+			f.add(n.option, fmt.Sprintf("%q", shorten(*n.name)), fmt.Sprintf("the UTS namespace is not new (%s)", s.notNew(namespace.UTS)), "leave one of them out")
+		default:
+			if err := namespace.ValidateHostname(*n.name); err != nil {
+				f.add(n.option, fmt.Sprintf("%q", shorten(*n.name)), err.Error())
+			}
 		}
 	}
+}
+
+// maxPath is the kernel's PATH_MAX.
+const maxPath = 4096
+
+func (s *Spec) validateJoin(f *faults, i int) {
+	j := &s.Join[i]
+	add := func(reason string, remedy ...string) { f.add(j.option(), shorten(j.String()), reason, remedy...) }
+	switch err := namespace.Joinable(j.Kind); {
+	case err != nil:
+		add(err.Error())
+	case j.Path != "" && !path.IsAbs(j.Path):
+		add("not an absolute path")
+	case strings.ContainsRune(j.Path, 0) || len(j.Path) >= maxPath:
+		add("holds a NUL byte, or is longer than the kernel takes")
+	case j.Path == "" && j.Container != "" && j.of == nil:
+		add("that container is not known here: JSON keeps its ID alone", "give the option again")
+	case j.Path == "" && j.Container == "" && j.File == nil:
+		add("no file, and no path")
+	case slices.Contains(s.HostNamespaces, j.Kind):
+		add("WithHostNamespace names the same kind", "leave one of them out")
+	case slices.Contains(s.Namespaces, j.Kind):
+		add("WithNamespaces names the same kind as new", "leave one of them out")
+	case slices.ContainsFunc(s.Join[:i], func(o Join) bool { return o.Kind == j.Kind }):
+		add("the " + string(j.Kind) + " namespace is joined twice")
+	}
+}
+
+// notNew names what keeps a namespace from being new.
+func (s *Spec) notNew(k namespace.Kind) string {
+	if j := s.joins(k); j != nil {
+		return fmt.Sprintf("%s(%s)", j.option(), shorten(j.String()))
+	}
+	if slices.Contains(s.HostNamespaces, k) {
+		return fmt.Sprintf("WithHostNamespace(%s)", k)
+	}
+	return "WithNamespaces"
 }
 
 func (s *Spec) validateIDs(f *faults) {
@@ -138,7 +205,7 @@ func (s *Spec) validateIDs(f *faults) {
 	}
 	shown := fmt.Sprintf("%v, %v", s.UIDMaps, s.GIDMaps)
 	if !s.isNew(namespace.User) {
-		f.add("WithIDMaps", shown, "WithHostNamespace(user) leaves no user namespace to map", "leave one of them out")
+		f.add("WithIDMaps", shown, s.notNew(namespace.User)+" leaves no user namespace to map", "leave one of them out")
 	}
 	for _, m := range []struct {
 		what string
@@ -149,7 +216,7 @@ func (s *Spec) validateIDs(f *faults) {
 			f.add("WithIDMaps", shown, m.what+": "+err.Error())
 			continue
 		}
-		if _, ok := namespace.ToHost(m.maps, m.id); !ok {
+		if _, ok := namespace.ToHost(m.maps, m.id); !ok && s.Job.User == "" {
 			f.add("WithIDMaps", shown, fmt.Sprintf("%s: the job's id %d is not mapped", m.what, m.id), "map it, or choose another by WithUser")
 		}
 	}
@@ -171,14 +238,38 @@ func (s *Spec) validateRoot(f *faults) {
 			f.add("WithMounts", shown, err.Error())
 			continue
 		}
-		if m.Budget() && !s.isNew(namespace.User) {
+		if m.Type == "workspace" && s.Job.named() {
+			f.add("WithMounts", shown, "a workspace of a user by name: its owner is mapped before the names are read", "give WithUser numbers")
+		}
+		if m.Budget() && s.hostUser() {
 			f.add("WithMounts", shown, "a size or inodes together with WithHostNamespace(user): a job could give its files to another project")
+		}
+		if m.Type == "sysfs" && !s.isNew(namespace.Network) {
+			f.add("WithMounts", shown, "together with WithHostNamespace(network) or a network namespace that is joined: sysfs is given to who has one of its own", "leave one of them out")
 		}
 		if at := path.Clean(m.Target); targets[at] {
 			f.add("WithMounts", shown, "something else is mounted there already")
 		} else {
 			targets[at] = true
 		}
+	}
+	if n := len(s.stagedMounts()); n > rootfs.MaxStaged {
+		f.add("WithMounts", fmt.Sprintf("%d staged workspaces", n), fmt.Sprintf("at most %d", rootfs.MaxStaged))
+	}
+	for _, d := range s.Devices {
+		shown := fmt.Sprintf("%q, %q, %q", shorten(d.Source), shorten(d.Target), shorten(d.Access))
+		if err := d.Validate(); err != nil {
+			f.add("WithDevice", shown, err.Error())
+			continue
+		}
+		if at := path.Clean(d.Inside()); targets[at] {
+			f.add("WithDevice", shown, "something else is mounted there already")
+		} else {
+			targets[at] = true
+		}
+	}
+	if len(s.Devices) > maxMounts {
+		f.add("WithDevice", fmt.Sprintf("%d devices", len(s.Devices)), fmt.Sprintf("at most %d", maxMounts))
 	}
 	files := map[string]bool{}
 	var total int64
@@ -194,6 +285,18 @@ func (s *Spec) validateRoot(f *faults) {
 		}
 		total += int64(len(file.Data))
 	}
+	for _, l := range s.Symlinks {
+		shown := fmt.Sprintf("%q, %q", shorten(l.Target), shorten(l.Path))
+		if err := l.Validate(); err != nil {
+			f.add("WithSymlink", shown, err.Error())
+			continue
+		}
+		if at := path.Clean(l.Path); files[at] {
+			f.add("WithSymlink", shown, "written twice")
+		} else {
+			files[at] = true
+		}
+	}
 	if total > 3*rootfs.MaxFile {
 		f.add("WithFile", fmt.Sprintf("%d files", len(s.Files)), fmt.Sprintf("%d bytes together, at most %d", total, 3*rootfs.MaxFile), "mount them: rootfs.Bind")
 	}
@@ -205,6 +308,9 @@ func (s *Spec) validateStop(f *faults) {
 	}
 	if s.StopGrace != nil && *s.StopGrace < 0 {
 		f.add("WithStopGrace", *s.StopGrace, "below zero")
+	}
+	if len(s.Job.Command) == 0 && s.Job.Terminal != nil {
+		f.add("WithTerminal", fmt.Sprintf("%d, %d", s.Job.Terminal.Rows, s.Job.Terminal.Cols), "a terminal belongs to a job, and there is no command", "add WithCommand, or give it to Exec")
 	}
 	if len(s.Job.Command) == 0 && (s.Job.Stdin != nil || s.Job.Stdout != nil || s.Job.Stderr != nil || len(s.Job.ExtraFiles) > 0) {
 		f.add("WithStdin", "", "input, output and files belong to a job, and there is no command", "add WithCommand, or give them to Exec")
@@ -223,14 +329,7 @@ func (j *Job) validate(f *faults) {
 			f.add("WithDir", fmt.Sprintf("%q", shorten(j.Dir)), err.Error())
 		}
 	}
-	for _, id := range []uint32{j.uid(), j.gid()} {
-		if id > maxID {
-			f.add("WithUser", id, "not an id: the last is 4294967294")
-		}
-	}
-	if slices.Contains(j.Groups, maxID+1) || len(j.Groups) > maxGroups {
-		f.add("WithGroups", fmt.Sprintf("%d groups", len(j.Groups)), "an id that is none, or more than 65,536")
-	}
+	j.validateUser(f)
 	if j.Umask != nil && *j.Umask > 0o777 {
 		f.add("WithUmask", fmt.Sprintf("%#o", *j.Umask), "above 0777")
 	}
@@ -239,9 +338,9 @@ func (j *Job) validate(f *faults) {
 			f.add("WithRlimit", fmt.Sprintf("%q, %d, %d", r.Name, r.Soft, r.Hard), err.Error())
 		}
 	}
-	if _, err := security.CapabilityBits(j.Capabilities); err != nil {
-		f.add("WithCapabilities", quoted(j.Capabilities), err.Error())
-	}
+	j.validatePrivileges(f)
+	j.validateTerminal(f)
+	j.validateLandlock(f)
 	if len(j.ExtraFiles) > maxExtraFiles {
 		f.add("WithExtraFiles", fmt.Sprintf("%d files", len(j.ExtraFiles)), fmt.Sprintf("at most %d", maxExtraFiles))
 	}
@@ -290,13 +389,16 @@ func (j *Job) validateStrings(f *faults) {
 		}
 		total += len(arg) + 9
 		switch {
-		case i == 0 && arg == "":
+		case i == 0 && j.program() == "":
 			f.add(option, `""`, "empty name")
 		case strings.ContainsRune(arg, 0):
 			f.add(option, fmt.Sprintf("%q", shorten(arg)), "holds a NUL byte")
 		case len(arg) > maxString:
 			f.add(option, fmt.Sprintf("%q", shorten(arg)), fmt.Sprintf("%d bytes, the kernel takes %d in one argument", len(arg), maxString))
 		}
+	}
+	if strings.ContainsRune(j.path, 0) || len(j.path) > maxString {
+		f.add("Cmd.Path", fmt.Sprintf("%q", shorten(j.path)), "holds a NUL byte, or is longer than the kernel takes")
 	}
 	for _, kv := range j.Env {
 		total += len(kv) + 9

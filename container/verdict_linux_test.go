@@ -88,7 +88,7 @@ func TestVerdicts(t *testing.T) {
 	if os.Getenv("INLAY_SOAK") != "" {
 		n = 1000
 		for range runtime.NumCPU() { // as much again as there is
-			load := exec.CommandContext(t.Context(), "sh", "-c", "while :; do :; done")
+			load := exec.CommandContext(t.Context(), "sh", "-c", "while kill -0 $PPID; do :; done")
 			require.NoError(t, load.Start())
 			t.Cleanup(func() { _ = load.Wait() }) // killed
 		}

@@ -49,7 +49,9 @@ func Take() (*Count, error) {
 		return nil, err
 	}
 	for _, m := range mounts {
-		c.Mounts[m.Mountpoint]++
+		if !foreignMount(m.Mountpoint) {
+			c.Mounts[m.Mountpoint]++
+		}
 	}
 	links, err := net.Interfaces()
 	if err != nil {
@@ -91,6 +93,18 @@ func Take() (*Count, error) {
 	c.Goroutines = goroutines()
 	c.Namespaces = foreignThreads()
 	return c, nil
+}
+
+// foreignMount tells whether a mount is another program's test's, by a folder in its
+// path that is named inlay-PID: tests of several packages run at the same time.
+func foreignMount(at string) bool {
+	for _, name := range strings.Split(at, "/") {
+		var pid int
+		if n, err := fmt.Sscanf(name, "inlay-%d", &pid); err == nil && n == 1 && name == fmt.Sprintf("inlay-%d", pid) {
+			return pid != os.Getpid() && alive(pid)
+		}
+	}
+	return false
 }
 
 // ownState tells whether a file is one of the three that a program holds open of

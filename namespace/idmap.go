@@ -58,14 +58,21 @@ func ToHost(maps []IDMap, id uint32) (host uint32, ok bool) {
 	return 0, false
 }
 
-// Mapped tells whether an id of the host has one inside.
-func Mapped(maps []IDMap, host uint32) bool {
+// ToContainer returns the container's id for one of the host's; ok is false where it
+// has none.
+func ToContainer(maps []IDMap, host uint32) (id uint32, ok bool) {
 	for _, m := range maps {
 		if host >= m.HostID && host-m.HostID < m.Size {
-			return true
+			return m.ContainerID + (host - m.HostID), true
 		}
 	}
-	return false
+	return 0, false
+}
+
+// Mapped tells whether an id of the host has one inside.
+func Mapped(maps []IDMap, host uint32) bool {
+	_, ok := ToContainer(maps, host)
+	return ok
 }
 
 // WriteMaps emits the steps by which the launcher writes the id maps of a new
@@ -80,10 +87,7 @@ func WriteMaps(b *plan.Builder, proc plan.Reg, uids, gids []IDMap, denySetgroups
 }
 
 func write(b *plan.Builder, proc plan.Reg, file, content string) {
-	fd := b.Openat(proc.At(), file, plan.OWRONLY|plan.OCLOEXEC, 0, file)
-	b.Hint("/proc/<init>/"+file, "")
-	b.Write(fd, []byte(content), "/proc/<init>/"+file)
-	b.Close(fd)
+	b.WriteFile(proc.At(), file, content, "/proc/<init>/"+file)
 }
 
 func text(maps []IDMap) string {

@@ -13,6 +13,10 @@ import (
 // Build is what the plans of one container's files are compiled from.
 type Build struct {
 	Prepare *plan.Builder // the launcher's part: what init could not open
+	// Parent is the launcher's part once init's user namespace is there, and InitProc init's
+	// folder in /proc.
+	Parent   *plan.Builder
+	InitProc plan.Reg
 	// Shape and Child are init's part: what is the same for every container of one
 	// shape, and then what is this one's own.
 	Shape    *plan.Builder
@@ -21,17 +25,65 @@ type Build struct {
 	Root     Root
 	Mounts   []Mount
 	Files    []File
-	Identity Identity
+	Symlinks []Symlink
+	Devices  []Device
+	// Nodes tells of each device's source what it is, SysMasked what of sysfs is covered.
+	Nodes     map[string]Node
+	SysMasked []string
+	Identity  Identity
 	// SourceIsDir tells of each bind's source what it is.
 	SourceIsDir map[string]bool
+	// Parts are init's descriptors of those mounts that are parts of other containers, by
+	// their place in Mounts; PartIsFile tells which are no folders.
+	Parts      map[int]plan.Reg
+	PartIsFile map[int]bool
 	// NewIPC tells that the container has an IPC namespace of its own.
 	NewIPC bool
+	// Sysctls are parameters of the container's own namespaces: paths below
+	// /proc/sys, and their values.
+	Sysctls [][2]string
+	// NoUserNamespaces keeps jobs from making user namespaces.
+	NoUserNamespaces bool
+	// Proc is a /proc that is mounted nowhere yet, of a PID namespace that is not the
+	// container's own; nil: init makes one.
+	Proc *plan.Reg
+	// Tree is what a root that is made is filled with, and Contents init's descriptor of
+	// its files.
+	Tree     *Tree
+	Contents plan.Reg
+	// HostRoot tells that one of the container's users may be the host's root.
+	HostRoot bool
+	// MapRoot names the root's folders whose files are to belong to the container's users.
+	MapRoot map[string]bool
+	// MapMounts has files of mounts that ask for it do so: there is somebody to map them
+	// to.
+	MapMounts bool
+	// Workspaces tells of each workspace's folder who owns it.
+	Workspaces map[string]Owner
+	// UID and GID are the main job's.
+	UID, GID uint32
+	// Kept are, after Compile, the folders that hold what jobs changed: the root's
+	// last, where it is an overlay, those of staged workspaces in their order before.
+	Kept []plan.Reg
 
 	trees         map[string]plan.Reg // what the launcher copies, by what it is for
 	root          plan.Dir
 	rootFS, rootM plan.Reg
 	dev           plan.Dir
 	devM          plan.Reg
+	userns        *plan.Reg // init's
+	onOldRoot     int       // mounts that lie on the old root
+}
+
+// Owner is who owns a folder, and how its mount shows it.
+type Owner struct {
+	// UIDs and GIDs map the owner to the job's user, in the form of uid_map; empty:
+	// nothing needs to be mapped.
+	UIDs, GIDs string
+	Mode       uint32
+	// Which folder it is: the numbers of its file system's device, and its own.
+	DevMajor, DevMinor uint32
+	Ino                uint64
 }
 
 const (
@@ -56,7 +108,8 @@ var procFolders = []string{"acpi", "asound", "scsi"}
 // can be compiled while the launcher is at work.
 func (b *Build) CompilePrepare() {
 	b.trees = map[string]plan.Reg{}
-	if b.Root.Type == "host" {
+	switch b.Root.Type {
+	case "host":
 		for _, f := range b.Machine.Folders {
 			b.tree(f, "/"+f, basicAttrs|plan.AttrReadOnly, "")
 		}
@@ -69,24 +122,41 @@ func (b *Build) CompilePrepare() {
 				}
 			}
 		}
-	} else {
+	case "overlay":
+		b.prepareOverlay()
+	case "empty", "fs", "tar":
+	default:
 		attrs := uint64(basicAttrs)
 		if !b.Root.Writable {
 			attrs |= plan.AttrReadOnly
 		}
 		b.tree("root", b.Root.Path, attrs, "the root given by WithRoot must be a folder that is there")
+		b.mapRoot("root", b.Root.Path)
 	}
 	for _, d := range devices {
 		node := b.Prepare.OpenTree(plan.CWD, "/dev/"+d.name, plan.OpenTreeClone, d.name)
 		b.Prepare.Hint("/dev/"+d.name, "")
 		// Before it is bound: what a container runs on may have put anything there.
-		const sIFCHR = 0o020000
 		b.Prepare.Verify(node, "/dev/"+d.name, sIFCHR, d.major, d.minor)
+		if b.HostRoot {
+			// They are his: chmod(2) here would be chmod on the host, and so would be one of
+			// a masked file in /proc. A device on a read-only mount can be written to.
+			b.Prepare.MountSetattr(node, 0, plan.AttrReadOnly, 0, "/dev/"+d.name)
+			b.Prepare.Hint("/dev/"+d.name, "")
+		}
 		b.trees["dev/"+d.name] = node
 	}
+	b.prepareDevices()
 	for i, m := range b.Mounts {
-		if m.Type == "bind" {
-			b.tree(fmt.Sprint("mount ", i), m.Source, m.attrs(), "the source of a bind must be there, and this program must be allowed to reach it")
+		what := fmt.Sprint("mount ", i)
+		switch m.Type {
+		case "bind":
+			b.tree(what, m.Source, m.attrs(), "the source of a bind must be there, and this program must be allowed to reach it")
+			if m.IDMapped && b.MapMounts {
+				b.idMap(what, m.Source)
+			}
+		case "workspace":
+			b.prepareWorkspace(what, m)
 		}
 	}
 }
@@ -105,9 +175,15 @@ func (b *Build) tree(what, source string, attrs uint64, hint string) {
 // Compile emits init's steps, up to the pivot_root(2).
 func (b *Build) Compile() {
 	host := b.Root.Type == "host"
-	if host {
+	b.stage()
+	switch b.Root.Type {
+	case "host":
 		b.hostRoot()
-	} else {
+	case "overlay":
+		b.overlayRoot()
+	case "empty", "fs", "tar":
+		b.madeRoot()
+	default:
 		b.dirRoot()
 	}
 	b.devNodes()
@@ -116,18 +192,26 @@ func (b *Build) Compile() {
 	}
 	b.proc()
 	b.devMounts()
-	if host || !b.Root.Writable {
+	if host || b.Root.Type == "dir" && !b.Root.Writable || b.Root.ReadOnly {
 		b.memory("run", DefaultTmpfsSize/16, 8192, 0o755)
 		b.memory("tmp", DefaultTmpfsSize, DefaultTmpfsInodes, 0o1777)
 	}
 	for i, m := range b.Mounts {
+		if m.Type == "container" {
+			b.part(m, i)
+			continue
+		}
 		b.mount(m, b.trees[fmt.Sprint("mount ", i)])
 	}
+	b.showDevices(false)
 	for _, f := range b.Files {
 		b.file(f)
 	}
+	for _, l := range b.Symlinks {
+		b.symlink(l)
+	}
 	b.pivot()
-	if host {
+	if host || b.Root.ReadOnly {
 		// The file system itself, not only this mount: the covers in /etc and /proc
 		// are binds of it.
 		b.Child.FsconfigReadOnly(b.rootFS, "/")
@@ -171,7 +255,8 @@ func (b *Build) hostRoot() {
 	c, m := b.Shape, b.Machine
 	size := int64(4 << 20)
 	for _, f := range b.Files {
-		size += (int64(len(f.Data)) + 4095) &^ 4095
+		page := c.PageSize()
+		size += (int64(len(f.Data)) + page - 1) / page * page
 	}
 	b.rootFS, b.rootM = tmpfs(c, "root", size, int64(4096+4*len(b.Files)+4*len(b.Mounts)), 0o755, basicAttrs)
 	c.MoveMount(b.rootM, plan.CWD, "/", 0)
@@ -269,21 +354,53 @@ func (b *Build) dirRoot() {
 	b.root = b.rootM.At()
 }
 
+// MountProc emits a /proc of the caller's PID namespace, mounted nowhere yet. Who is
+// not in the group gid, in the caller's ids, sees nothing of processes that it could
+// not trace: those of others, and init.
+func MountProc(c *plan.Builder, gid uint32) plan.Reg {
+	const hint = "in a container whose /proc is partly covered the kernel refuses a new one: see container.Probe"
+	fs := c.Fsopen("proc", "proc fs")
+	c.FsconfigString(fs, "hidepid", "invisible")
+	c.FsconfigString(fs, "gid", strconv.FormatUint(uint64(gid), 10))
+	c.FsconfigCreate(fs, "proc")
+	c.Hint("proc", hint)
+	m := c.Fsmount(fs, plan.AttrNoSuid|plan.AttrNoDev|plan.AttrNoExec, "/proc", "proc")
+	c.Hint("/proc", hint)
+	return m
+}
+
 // proc mounts a /proc of the container's own. The old root must still be there:
 // in a user namespace the kernel gives a new one only where an old one is whole.
 func (b *Build) proc() {
 	c := b.Child
-	fs := c.Fsopen("proc", "proc fs")
-	c.FsconfigCreate(fs, "proc")
-	c.Hint("proc", "in a container whose /proc is partly covered the kernel refuses a new one: see container.Probe")
-	m := c.Fsmount(fs, plan.AttrNoSuid|plan.AttrNoDev|plan.AttrNoExec, "/proc", "proc")
-	c.Hint("/proc", "in a container whose /proc is partly covered the kernel refuses a new one: see container.Probe")
+	var m plan.Reg
+	if b.Proc != nil {
+		m = *b.Proc
+	} else {
+		m = MountProc(c, 0)
+	}
+	if b.NoUserNamespaces {
+		const enoent = 2
+		f := c.Openat(m.At(), "sys/user/max_user_namespaces", plan.OWRONLY|plan.OCLOEXEC, 0, "max_user_namespaces")
+		c.Tolerate(enoent) // a kernel without such limits
+		c.Write(f, []byte("0"), "/proc/sys/user/max_user_namespaces")
+		c.Tolerate(ebadf)
+		c.Close(f)
+		c.Tolerate(ebadf)
+	}
+	for _, s := range b.Sysctls {
+		f := c.Openat(m.At(), "sys/"+s[0], plan.OWRONLY|plan.OCLOEXEC, 0, s[0])
+		c.Hint("/proc/sys/"+s[0], "this kernel has no such parameter in the namespace, or does not let its owner set it")
+		c.Write(f, []byte(s[1]), "/proc/sys/"+s[0])
+		c.Hint("/proc/sys/"+s[0], "see WithSysctl: the kernel refuses the value")
+		c.Close(f)
+	}
 	b.attach(c, m, "proc", b.dirHint("proc"))
 	b.maskProc(m.At())
 }
 
 func (b *Build) dirHint(name string) string {
-	if b.Root.Type == "host" {
+	if b.Root.Type == "host" || b.Root.Made() {
 		return ""
 	}
 	return fmt.Sprintf("make the folder %s/%s: something is mounted there", b.Root.Path, name)
@@ -347,6 +464,8 @@ func (b *Build) devMounts() {
 	fs := c.Fsopen("devpts", "devpts fs")
 	c.FsconfigString(fs, "ptmxmode", "0666")
 	c.FsconfigString(fs, "mode", "0620")
+	// Of the machine's 4,096 (kernel.pty.max): one container is not to take them all.
+	c.FsconfigString(fs, "max", "256")
 	c.FsconfigCreate(fs, "devpts")
 	pts := c.Fsmount(fs, plan.AttrNoSuid|plan.AttrNoExec, "/dev/pts", "devpts")
 	c.MoveMount(pts, dev, "pts", 0)
@@ -358,6 +477,7 @@ func (b *Build) devMounts() {
 		mq := c.Fsmount(fs, basicAttrs|plan.AttrNoExec, "/dev/mqueue", "mqueue")
 		c.MoveMount(mq, dev, "mqueue", 0)
 	}
+	b.showDevices(true)
 	if b.Root.Type != "host" {
 		c.MountSetattr(b.devM, 0, plan.AttrReadOnly, 0, "/dev")
 	}
@@ -366,6 +486,9 @@ func (b *Build) devMounts() {
 // attrs are the attributes of the mount and of all below it.
 func (m Mount) attrs() uint64 {
 	attrs := uint64(basicAttrs)
+	if m.Suid {
+		attrs &^= plan.AttrNoSuid
+	}
 	if m.ReadOnly {
 		attrs |= plan.AttrReadOnly
 	}
@@ -375,17 +498,23 @@ func (m Mount) attrs() uint64 {
 	return attrs
 }
 
+const mountHint = "the root is read-only there: mount on a folder that exists, or in a memory file system"
+
 // mount makes one of the mounts that were asked for; a bind's tree is there.
 func (b *Build) mount(m Mount, tree plan.Reg) {
 	at := strings.TrimPrefix(path.Clean(m.Target), "/")
-	const hint = "the root is read-only there: mount on a folder that exists, or in a memory file system"
+	const hint = mountHint
+	if m.Type == "sysfs" {
+		b.sysfs(at)
+		return
+	}
 	if m.Type == "tmpfs" {
 		b.folder(at)
 		_, t := tmpfs(b.Child, at, m.Size, m.Inodes, m.Mode, m.attrs())
 		b.attach(b.Child, t, at, hint)
 		return
 	}
-	if b.SourceIsDir[m.Source] {
+	if m.Type == "workspace" || b.SourceIsDir[m.Source] {
 		b.folder(at)
 	} else {
 		b.folder(path.Dir(at))
@@ -456,7 +585,11 @@ func (b *Build) pivot() {
 	c.Fchdir(b.rootM, "/")
 	c.PivotRoot(".", ".")
 	c.Hint("/", "on a host whose root is an initramfs pivot_root(2) is refused")
-	c.Umount2(".", plan.UmountDetach)
+	// What the old root has on top of it, the layers of overlays, is met first, and goes
+	// one by one: as long as the old root itself is mounted here, ".." leads to it.
+	for range 1 + b.onOldRoot {
+		c.Umount2(".", plan.UmountDetach)
+	}
 	c.Chdir("/")
 	// The launcher's mounts are slaves of the host's, and so are copies of single
 	// files; from here on the host's mounts are no concern of theirs.

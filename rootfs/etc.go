@@ -33,10 +33,10 @@ type Identity struct {
 // etcOwn are the names of the files of /etc that are of our own making.
 var etcOwn = []string{"passwd", "group", "hosts", "hostname", "nsswitch.conf", "resolv.conf"}
 
-// etcFiles are those files, in the same order.
-func etcFiles(id Identity) []File {
-	passwd := "root:x:0:0:root:/tmp:/bin/sh\n"
-	group := "root:x:0:\n"
+// Accounts are passwd and group of [Host].
+func (id Identity) Accounts() (passwd, group string) {
+	passwd = "root:x:0:0:root:/tmp:/bin/sh\n"
+	group = "root:x:0:\n"
 	if id.UID != 0 && id.UID != 65534 {
 		passwd += fmt.Sprintf("user:x:%d:%d:user:/tmp:/bin/sh\n", id.UID, id.GID)
 	}
@@ -45,6 +45,12 @@ func etcFiles(id Identity) []File {
 	}
 	passwd += "nobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n"
 	group += "nogroup:x:65534:\n"
+	return passwd, group
+}
+
+// etcFiles are those files, in the same order.
+func etcFiles(id Identity) []File {
+	passwd, group := id.Accounts()
 	hosts := "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n"
 	if id.Hostname != "" && !strings.HasPrefix(id.Hostname, "localhost") {
 		hosts += "127.0.1.1\t" + id.Hostname + "\n"

@@ -1,9 +1,12 @@
 package rootfs_test
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"slices"
+	"testing/fstest"
 
 	"github.com/inlay-dev/inlay/rootfs"
 )
@@ -25,6 +28,30 @@ func ExampleDir() {
 	// Output:
 	// <nil>
 	// path "alpine" is relative: make it absolute, filepath.Abs does
+}
+
+// A root of the container's own, with the files that the program brings along: here those
+// of a map, in a program those of an embed.FS.
+func ExampleFS() {
+	files := fstest.MapFS{"bin/tool": {Data: []byte("a static program")}, "etc/tool.conf": {Data: []byte("on = true\n")}}
+	root := rootfs.FS(files, rootfs.Executable("bin/*"), rootfs.Size(16<<20))
+	tree, err := root.Read(context.Background(), io.Discard)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	for _, e := range tree.Entries {
+		if e.Kind == 'f' {
+			fmt.Printf("%s: mode %o, %d bytes\n", e.Path, e.Mode, e.Size)
+		}
+	}
+	_, err = rootfs.FS(files, rootfs.Size(4096)).Read(context.Background(), io.Discard)
+	fmt.Println(err)
+
+	// Output:
+	// bin/tool: mode 555, 16 bytes
+	// etc/tool.conf: mode 444, 10 bytes
+	// "etc/tool.conf": more than the root may hold (raise it by rootfs.Size and rootfs.Inodes)
 }
 
 // A mount is data: it can be printed and stored.

@@ -12,6 +12,8 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+
+	"github.com/inlay-dev/inlay/internal/fault"
 )
 
 // Machine is what the plans need to know of the host's files. Look reads it;
@@ -105,9 +107,20 @@ func procNames(root string) []string {
 	var out []string
 	for _, list := range [][]string{procMasked, procReadonly} {
 		for _, n := range list {
-			if exists(root + "proc/" + n) {
+			if fault.At("stat", "/proc/"+n) == nil && exists(root+"proc/"+n) {
 				out = append(out, n)
 			}
+		}
+	}
+	return out
+}
+
+// existing are those of the names below dir that are there.
+func existing(dir string, names []string) []string {
+	var out []string
+	for _, n := range names {
+		if exists(dir + n) {
+			out = append(out, n)
 		}
 	}
 	return out

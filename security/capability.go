@@ -67,17 +67,31 @@ func DropBounding(b *plan.Builder, keep uint64) {
 	}
 }
 
-// SetCapabilities emits the steps that leave exactly the kept capabilities, in
-// all five sets: a job of another user than root has them after its execve(2)
-// only if they are ambient.
-func SetCapabilities(b *plan.Builder, keep uint64) {
-	const capAmbient, ambientRaise, ambientClear = 47, 2, 4
+// SetCapabilities emits the steps that leave exactly the kept capabilities: in all
+// five sets those that are ambient, and not in the ambient one the others. A job of
+// another user than root has them after its execve(2) only if they are ambient. The
+// securebits need CAP_SETPCAP, which goes with the rest.
+func SetCapabilities(b *plan.Builder, keep, ambient, securebits uint64) {
+	const capAmbient, ambientRaise, ambientClear, setSecurebits, setpcap = 47, 2, 4, 28, 1 << 8
 	b.Prctl(capAmbient, "PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL", ambientClear, 0, 0, 0)
-	b.Capset(keep, keep, keep)
-	b.Hint("", "without a user namespace of its own a job can have no capability that this program itself lacks")
+	hint := func() {
+		b.Hint("", "without a user namespace of its own a job can have no capability that this program itself lacks")
+	}
+	if securebits == 0 {
+		b.Capset(keep, keep, keep)
+		hint()
+	} else {
+		b.Capset(keep|setpcap, keep|setpcap, keep)
+		hint()
+	}
 	for c := range capabilityCount {
-		if keep&(1<<uint(c)) != 0 {
+		if ambient&(1<<uint(c)) != 0 {
 			b.Prctl(capAmbient, "PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE", ambientRaise, uint64(c), 0, 0)
 		}
+	}
+	if securebits != 0 {
+		// After the ambient ones: SECBIT_NO_CAP_AMBIENT_RAISE forbids them.
+		b.Prctl(setSecurebits, "PR_SET_SECUREBITS", securebits)
+		b.Capset(keep, keep, keep)
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"slices"
 	"strings"
 	"sync"
@@ -59,7 +60,7 @@ func ParseSeccomp(text []byte) (*Seccomp, error) {
 	if err := d.Decode(&p); err != nil {
 		return nil, &SeccompError{-1, err.Error()}
 	}
-	if d.More() {
+	if _, err := d.Token(); !errors.Is(err, io.EOF) {
 		return nil, &SeccompError{-1, "something follows the profile"}
 	}
 	return NewSeccomp(&p)
@@ -220,8 +221,12 @@ func (s *Seccomp) MarshalJSON() ([]byte, error) {
 	return json.Marshal(s.profile)
 }
 
-// UnmarshalJSON reads what MarshalJSON gives, as ParseSeccomp does.
+// UnmarshalJSON reads what MarshalJSON gives, as ParseSeccomp does, into a new
+// Seccomp alone: one that was made already is perhaps another container's too.
 func (s *Seccomp) UnmarshalJSON(text []byte) error {
+	if s.name != "" {
+		return &SeccompError{-1, "decoded into a profile that was made already"}
+	}
 	if string(text) == `"`+unconfinedName+`"` {
 		s.name = unconfinedName
 		return nil
@@ -330,6 +335,22 @@ func (s *Seccomp) Explain(arch, name string, args ...uint64) string {
 		why = "newer than every call that the profile names"
 	}
 	return fmt.Sprintf("%s (%d): %s, by %s", name, nr, show(v), why)
+}
+
+// Allows tells whether the profile lets the call through, unseen by anybody else,
+// with these arguments; the others are 0.
+func (s *Seccomp) Allows(arch, name string, args ...uint64) bool {
+	if !s.Confines() {
+		return true
+	}
+	nr, ok := syscallNumbers[arch][name]
+	if !ok {
+		return false
+	}
+	var all [6]uint64
+	copy(all[:], args)
+	v, _ := s.call(arch, nr, all)
+	return v == actions[specs.ActAllow].value
 }
 
 // show is a verdict in words.

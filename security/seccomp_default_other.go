@@ -12,3 +12,6 @@ import (
 func DefaultSeccomp([]string) (*Seccomp, error) {
 	return nil, fmt.Errorf("the default seccomp profile: %w", errors.ErrUnsupported)
 }
+
+// NestingSeccomp returns an error that matches errors.ErrUnsupported.
+func NestingSeccomp(capabilities []string) (*Seccomp, error) { return DefaultSeccomp(capabilities) }

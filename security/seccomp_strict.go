@@ -55,7 +55,6 @@ sendto recvfrom sendmsg recvmsg sendmmsg recvmmsg
 const (
 	low                = 0xffffffff // what the kernel takes of an int argument
 	afUnix             = 1
-	afALG, afVsock     = 38, 40
 	tiocsti, tioclinux = 0x5412, 0x541c
 )
 
@@ -68,8 +67,6 @@ func is(index uint, value uint64) []specs.LinuxSeccompArg {
 
 // refusedFirst is what no profile of ours allows.
 var refusedFirst = []specs.LinuxSyscall{
-	{Names: []string{"socket", "socketpair"}, Action: specs.ActErrno, ErrnoRet: &noFamily, Args: is(0, afVsock)},
-	{Names: []string{"socket", "socketpair"}, Action: specs.ActErrno, ErrnoRet: &noFamily, Args: is(0, afALG)},
 	// They put words into the mouth of whoever has the terminal.
 	{Names: []string{"ioctl"}, Action: specs.ActErrno, Args: is(1, tiocsti)},
 	{Names: []string{"ioctl"}, Action: specs.ActErrno, Args: is(1, tioclinux)},

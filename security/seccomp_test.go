@@ -280,6 +280,30 @@ func TestSeccompExplain(t *testing.T) {
 	}
 }
 
+// Allows is what lets a call through unseen, and nothing else.
+func TestSeccompAllows(t *testing.T) {
+	for _, tt := range []struct {
+		name    string
+		action  specs.LinuxSeccompAction
+		allowed bool
+	}{{"allow", specs.ActAllow, true}, {"log", specs.ActLog, false}, {"errno", specs.ActErrno, false}, {"kill", specs.ActKillProcess, false}} {
+		t.Run(tt.name, func(t *testing.T) {
+			s, err := NewSeccomp(&specs.LinuxSeccomp{DefaultAction: specs.ActAllow, Syscalls: []specs.LinuxSyscall{{
+				Names: []string{"clock_gettime"}, Action: tt.action, Args: []specs.LinuxSeccompArg{{Index: 0, Value: 1, Op: specs.OpEqualTo}},
+			}}})
+			require.NoError(t, err)
+			for _, arch := range []string{"amd64", "arm64"} {
+				require.Equal(t, tt.allowed, s.Allows(arch, "clock_gettime", 1))
+				require.True(t, s.Allows(arch, "clock_gettime", 0), "another argument")
+			}
+		})
+	}
+	require.True(t, Strict().Allows("amd64", "clock_gettime", 1))
+	require.False(t, Strict().Allows("amd64", "mount"))
+	require.False(t, Strict().Allows("amd64", "none such"))
+	require.True(t, Unconfined().Allows("amd64", "mount"))
+}
+
 func BenchmarkSeccompCompile(b *testing.B) {
 	text, err := os.ReadFile("testdata/seccomp/moby.json")
 	require.NoError(b, err)

@@ -1,6 +1,7 @@
 // Command report reads what "go test -json" writes and prints what matters to
 // a reader of a CI log: the closing line of each package, and the whole output
-// of what failed. It gathers the skipped tests with their reasons.
+// of what failed. It gathers the skipped tests with their reasons, and names the
+// slowest.
 //
 //	go test -json ./... | report [-skips FILE] [-least N]
 //
@@ -12,11 +13,14 @@ package main
 
 import (
 	"bufio"
+	"cmp"
 	"encoding/json"
 	"flag"
 	"fmt"
 	"os"
+	"path"
 	"regexp"
+	"slices"
 	"strings"
 )
 
@@ -26,6 +30,7 @@ type event struct {
 	Package string
 	Test    string
 	Output  string
+	Elapsed float64 // seconds, of a test that ended
 }
 
 // pkg is a package whose end has not come yet.
@@ -44,7 +49,12 @@ type reporter struct {
 	bad   bool
 
 	passed, skipped, failed int
+
+	slow []event // top-level tests that took more than slowTest
 }
+
+// slowTest is from how many seconds on a test is named at the end.
+const slowTest = 10
 
 func main() {
 	skips := flag.String("skips", "", "append the skipped tests to this `file`: package, test, reason")
@@ -74,6 +84,7 @@ func main() {
 		r.bad = true
 	}
 	fmt.Printf("tests and subtests: %d passed, %d failed, %d skipped\n", r.passed, r.failed, r.skipped)
+	r.printSlow()
 	if r.skips != nil {
 		if err := r.skips.Close(); err != nil {
 			fatal(err)
@@ -170,8 +181,25 @@ func closing(line string) bool {
 	return false
 }
 
+// printSlow names the ten slowest tests.
+func (r *reporter) printSlow() {
+	slices.SortFunc(r.slow, func(a, b event) int { return cmp.Compare(b.Elapsed, a.Elapsed) })
+	for i, e := range r.slow[:min(len(r.slow), 10)] {
+		if i == 0 {
+			fmt.Print("slowest:")
+		}
+		fmt.Printf(" %s.%s %.0f s", path.Base(e.Package), e.Test, e.Elapsed)
+	}
+	if len(r.slow) > 0 {
+		fmt.Println()
+	}
+}
+
 func (r *reporter) endTest(e event, p *pkg) {
 	text := p.take(e.Test)
+	if e.Elapsed > slowTest && !strings.Contains(e.Test, "/") {
+		r.slow = append(r.slow, e)
+	}
 	switch e.Action {
 	case "pass":
 		r.passed++

@@ -9,7 +9,9 @@
 // group with limits of memory, processors and processes, which is made for them and
 // deleted. (A container has init elsewhere; for a floor one group is enough.)
 //
-// Left out: the seccomp filter, and reports while the job runs. It needs root and
+// With -f the job has a seccomp filter, a list like libseccomp's (filter.h).
+//
+// Left out: reports while the job runs. It needs root and
 // Linux 5.12, and takes the ids from 524288 on, whoever else uses them.
 //
 // A PROGRAM outside /usr is found at /run/job: the folder that holds it is bound
@@ -24,6 +26,8 @@
 #include "rounds.h"
 
 #include "groups.h"
+
+#include "filter.h"
 
 #include <linux/capability.h>
 #include <linux/futex.h>
@@ -278,6 +282,8 @@ static void become(char **argv) {
 	unsigned long long signals = 0;
 	ok("sigprocmask", syscall(SYS_rt_sigprocmask, SIG_SETMASK, &signals, NULL, sizeof signals));
 	ok("close_range", syscall(SYS_close_range, 3, ~0U, 0));
+	if (filter.len)
+		ok("seccomp", filter_attach());
 	execve(job_path, argv, environment);
 	fail("execve");
 }
@@ -474,10 +480,14 @@ static void look_around(const char *program) {
 
 int main(int argc, char **argv) {
 	if (argc < 2) {
-		fprintf(stderr, "usage: floor [-g FOLDER]... PROGRAM [ARGS...]\n");
+		fprintf(stderr, "usage: floor [-f] [-g FOLDER]... PROGRAM [ARGS...]\n");
 		return 2;
 	}
 	settle();
+	if (argc > 2 && !strcmp(argv[1], "-f")) {
+		filter_make();
+		argc--, argv++;
+	}
 	for (; argc > 3 && !strcmp(argv[1], "-g"); argc -= 2, argv += 2)
 		groups_add(argv[2]);
 	// The mounts' descriptors have fixed numbers, from the first on.

@@ -15,6 +15,7 @@ import (
 	"os/exec"
 	"strconv"
 	"strings"
+	"syscall"
 	"text/tabwriter"
 	"time"
 
@@ -98,7 +99,10 @@ func trials(dir string) []trial {
 				return fmt.Sprintf("%.3f", r.CPUTime().Seconds()/r.WallTime.Seconds())
 			},
 		},
+		{"processors by number", []string{"where"}, "0", container.WithCPUSet("0"), said},
 		{"disk, written directly", []string{"direct", "8"}, "4 MiB/s", container.WithIOLimit(cgroup.IOLimit{Device: dir, WriteBPS: 4 * container.MiB}), said},
+		{"memory file system", []string{"fill", "/small/file"}, "1 MiB", container.WithMounts(rootfs.Tmpfs("/small", rootfs.Size(container.MiB))), said},
+		{"stack", []string{"recurse"}, "256 KiB", container.WithStackLimit(256 * container.KiB), func(r *container.Result, _ string) string { return r.Signal.String() }},
 		{"wall time", []string{"sleep", "10s"}, "300ms", container.WithTimeLimit(300 * time.Millisecond), wall},
 		{
 			"processor time",
@@ -149,6 +153,30 @@ func work(what string, args []string) int {
 			n++
 		}
 		fmt.Println(n, "children")
+	case "where":
+		status, err := os.ReadFile("/proc/self/status")
+		if err != nil {
+			return 1
+		}
+		_, list, _ := strings.Cut(string(status), "Cpus_allowed_list:")
+		fmt.Println("on", strings.Fields(list)[0])
+	case "fill":
+		f, err := os.OpenFile(args[0], os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+		if err != nil {
+			return 1
+		}
+		n := 0
+		for err == nil {
+			var more int
+			more, err = f.Write(make([]byte, 4096))
+			n += more
+		}
+		fmt.Println(n, "bytes, then:", errors.Unwrap(err))
+	case "recurse": // a Go program's stacks are none of the kernel's
+		shell := exec.Command("/bin/sh", "-c", "f() { f; }; f")
+		if err := syscall.Exec(shell.Path, shell.Args, os.Environ()); err != nil {
+			return 1
+		}
 	case "spin":
 		for end := time.Now().Add(duration()); time.Now().Before(end); {
 		}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"errors"
+	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -19,6 +20,38 @@ func volume(v string) (container.Option, error) {
 	mount := rootfs.Bind(source, part[1])
 	mount.ReadOnly = part[2] == "ro"
 	return container.WithMounts(mount), err
+}
+
+// root is a folder of the host, or what an archive holds.
+func root(path string, readOnly bool) (container.Option, error) {
+	path, err := filepath.Abs(path)
+	if err != nil {
+		return nil, err
+	}
+	if st, err := os.Stat(path); err != nil || st.IsDir() {
+		if readOnly {
+			return container.WithRoot(rootfs.Dir(path)), nil // Start tells what is wrong with it
+		}
+		return container.WithRoot(rootfs.Overlay(path)), nil
+	}
+	var opts []rootfs.RootOption
+	if readOnly {
+		opts = append(opts, rootfs.ReadOnly())
+	}
+	return container.WithRoot(rootfs.Tar(path, opts...)), nil
+}
+
+// device reads SRC[:DST][:rwm]: a second part of those letters alone is no path.
+func device(v string) (container.Option, error) {
+	part := strings.Split(v, ":")
+	if len(part) == 2 && strings.Trim(part[1], "rwm") == "" {
+		part = []string{part[0], "", part[1]}
+	}
+	part = append(part, "", "")
+	if len(part) > 5 || part[0] == "" {
+		return nil, errors.New("not SRC[:DST][:rwm]")
+	}
+	return container.WithDevice(part[0], part[1], part[2]), nil
 }
 
 func tmpfs(v string) (container.Option, error) {
@@ -45,14 +78,12 @@ func size(v string) (int64, error) {
 	return n * unit, nil
 }
 
-func user(v string) (container.Option, error) {
-	part := strings.Split(v+":0", ":")
-	uid, err := strconv.ParseUint(part[0], 10, 32)
-	gid, err2 := strconv.ParseUint(part[1], 10, 32)
-	if err != nil || err2 != nil || len(part) > 3 {
-		return nil, errors.New("not UID[:GID] in numbers")
+func sysctl(v string) (container.Option, error) {
+	name, value, ok := strings.Cut(v, "=")
+	if !ok {
+		return nil, errors.New("not NAME=VALUE")
 	}
-	return container.WithUser(uint32(uid), uint32(gid)), nil
+	return container.WithSysctl(name, value), nil
 }
 
 func ulimit(v string) (container.Option, error) {

@@ -34,6 +34,7 @@ func limitFlags(f *flag.FlagSet, add func(names, usage string, option func(strin
 	})
 	add("cpu-shares", "weight `N` against others; 1024 is the ordinary one", func(v string) (container.Option, error) {
 		n, err := number(v, 0)
+		n = min(n, 1<<18) // the kernel takes no more
 		return container.WithCPUWeight(min(10000, max(1, (n*100+512)/1024))), err
 	})
 	add("cpuset-cpus", "only the processors of `LIST`, as 0-2,7", func(v string) (container.Option, error) { return container.WithCPUSet(v), nil })
@@ -113,6 +114,7 @@ func watched(ctx context.Context, opts ...container.Option) (*container.Result, 
 	if err := c.Start(ctx); err != nil {
 		return nil, errors.Join(err, c.Close())
 	}
+	printTrace(c)
 	defer context.AfterFunc(ctx, func() { _ = c.Kill() })() // it may have ended: then that is that
 	info, err := os.Stderr.Stat()
 	live := err == nil && info.Mode()&os.ModeCharDevice != 0

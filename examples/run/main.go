@@ -15,14 +15,11 @@ import (
 	"io"
 	"os"
 	"os/signal"
-	"path/filepath"
 	"strings"
 	"syscall"
 	"time"
 
 	"github.com/inlay-dev/inlay/container"
-	"github.com/inlay-dev/inlay/namespace"
-	"github.com/inlay-dev/inlay/rootfs"
 	"github.com/inlay-dev/inlay/security"
 )
 
@@ -57,19 +54,22 @@ func run(ctx context.Context, args []string) (code int, err error) {
 		}
 	}
 	explain := f.Bool("explain", false, "print what would be done, and do nothing")
+	trace := f.Bool("trace", false, "print what was done to start it, each step with its time")
 	probe := f.Bool("probe", false, "print whether this host can do it, and run nothing")
 	result := f.String("result", "", "write the result to the new `FILE`, as JSON")
-	network := f.String("network", "none", "`none` or host")
-	add("rootfs", "`DIR` as the root, read-only; without it the host's /usr", func(v string) (container.Option, error) {
-		dir, err := filepath.Abs(v)
-		return container.WithRoot(rootfs.Dir(dir)), err
-	})
+	rootPath := f.String("rootfs", "", "`DIR` as the root, or a tar archive; what the program changes stays in memory. Without it the host's /usr")
+	readOnly := f.Bool("read-only", false, "keep the program from writing to the root of --rootfs; the host's is read-only anyway")
+	changes := f.Bool("changes", false, "print what was changed in the DIR of --rootfs, as docker diff does")
 	add("volume v", "show `SRC:DST[:ro]` of the host; repeatable", volume)
 	add("tmpfs", "a memory file system on `DST[:size=N]`, N with k, m or g; repeatable", tmpfs)
-	add("user u", "run as `UID[:GID]`; the group is 0 without", user)
+	add("device", "show the device `SRC[:DST][:rwm]` of the host; repeatable", device)
+	add("user u", "run as `USER[:GROUP]`, ids or names of the container's own", func(v string) (container.Option, error) { return container.WithUser(v), nil })
+	add("group-add", "be in `GROUP` too, an id or a name; repeatable", func(v string) (container.Option, error) { return container.WithGroups(v), nil })
 	add("workdir w", "run in the folder `DIR`", func(v string) (container.Option, error) { return container.WithDir(v), nil })
 	add("env e", "set `K=V`; repeatable", func(v string) (container.Option, error) { return container.WithEnv(v), nil })
 	add("hostname", "the container's `NAME` for itself", func(v string) (container.Option, error) { return container.WithHostname(v), nil })
+	add("domainname", "its NIS domain `NAME`", func(v string) (container.Option, error) { return container.WithDomainname(v), nil })
+	add("sysctl", "set `NAME=VALUE` in the container's namespaces; repeatable", sysctl)
 	add("cap-add", "give the capability `CAP`; repeatable", func(v string) (container.Option, error) { return container.WithCapabilities(v), nil })
 	add("security-opt", "`seccomp=FILE`, an OCI profile, or seccomp=strict or seccomp=unconfined", securityOpt)
 	add("ulimit", "set the limit `name=soft[:hard]` of setrlimit(2), -1 is none; repeatable", ulimit)
@@ -77,10 +77,20 @@ func run(ctx context.Context, args []string) (code int, err error) {
 		d, err := time.ParseDuration(v)
 		return container.WithTimeLimit(d), err
 	})
-	limits := limitFlags(f, add)
+	var input, tty bool
+	both := func(string) error { input, tty = true, true; return nil }
+	for _, name := range []string{"i", "interactive"} {
+		f.BoolVar(&input, name, false, "with -t: type what stdin gives into the job's terminal; without, stdin is the job's in any case")
+	}
+	for _, name := range []string{"t", "tty"} {
+		f.BoolVar(&tty, name, false, "give the program a terminal")
+	}
+	f.BoolFunc("it", "-i and -t", both)
+	f.BoolFunc("ti", "-i and -t", both)
+	limits, namespaces := limitFlags(f, add), namespaceFlags(f)
 	stats := f.Bool("stats", false, "print what is used: a line on the terminal while it runs, and the last figures")
 	later := func(string) error { return errors.New("not in this version") }
-	for _, name := range strings.Fields("device dns it pid publish sysctl") {
+	for _, name := range strings.Fields("dns publish") {
 		f.Func(name, "not in this version", later)
 	}
 
@@ -89,7 +99,12 @@ func run(ctx context.Context, args []string) (code int, err error) {
 	if err == nil {
 		err = err2
 	}
-	opts = append(opts, limit...)
+	if *rootPath != "" && err == nil {
+		var o container.Option
+		o, err = root(*rootPath, *readOnly)
+		opts = append(opts, o)
+	}
+	opts = append(append(opts, limit...), namespaces()...)
 	switch {
 	case errors.Is(err, flag.ErrHelp):
 		fmt.Println("usage: run [flags] -- command args…")
@@ -97,14 +112,21 @@ func run(ctx context.Context, args []string) (code int, err error) {
 		f.PrintDefaults()
 		return 0, nil
 	case err != nil:
-	case *network == "host":
-		opts = append(opts, container.WithHostNamespace(namespace.Network))
-	case *network != "none":
-		err = fmt.Errorf("--network %s: none and host are in this version", *network)
+	case *changes && (*stats || tty):
+		err = errors.New("--changes beside --stats or -t: both write to the terminal")
+	case *stats && tty:
+		err = errors.New("--stats and -t: both write to the terminal")
 	}
 	if command := f.Args(); len(command) > 0 {
-		opts = append(opts, container.WithCommand(command[0], command[1:]...),
-			container.WithStdin(os.Stdin), container.WithStdout(os.Stdout), container.WithStderr(os.Stderr))
+		opts = append(opts, container.WithCommand(command[0], command[1:]...), container.WithStdout(os.Stdout))
+		if !tty || input {
+			opts = append(opts, container.WithStdin(os.Stdin))
+		}
+		if tty {
+			opts = append(opts, container.WithTerminal(0, 0))
+		} else {
+			opts = append(opts, container.WithStderr(os.Stderr))
+		}
 	} else if err == nil && !*probe {
 		err = errors.New("no command")
 	}
@@ -127,11 +149,24 @@ func run(ctx context.Context, args []string) (code int, err error) {
 		}
 		return 0, err
 	}
-	return start(ctx, *result, *stats, opts)
+	how := container.Run
+	if *stats {
+		how = watched
+	}
+	if *trace {
+		opts = append(opts, container.WithTrace())
+	}
+	if *trace || *changes {
+		how = told(*changes)
+	}
+	if tty {
+		how = attached(input)
+	}
+	return start(ctx, *result, how, opts)
 }
 
 // start runs the container and writes its Result to the file, if one is named.
-func start(ctx context.Context, file string, stats bool, opts []container.Option) (int, error) {
+func start(ctx context.Context, file string, run func(context.Context, ...container.Option) (*container.Result, error), opts []container.Option) (int, error) {
 	report := os.Stdout
 	if file != "" {
 		// New: it may lie in a volume, where an earlier job could have put a link.
@@ -139,10 +174,6 @@ func start(ctx context.Context, file string, stats bool, opts []container.Option
 		if report, err = os.OpenFile(file, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644); err != nil {
 			return 0, fmt.Errorf("inlay: --result: %w", err)
 		}
-	}
-	run := container.Run
-	if stats {
-		run = watched
 	}
 	res, err := run(ctx, opts...)
 	switch {
@@ -158,6 +189,40 @@ func start(ctx context.Context, file string, stats bool, opts []container.Option
 		fmt.Fprintln(os.Stderr, "inlay:", res) // not the job's own doing
 	}
 	return res.ShellCode(), nil
+}
+
+// told runs a container and prints to the standard error what was done to start it,
+// and what was changed, as far as that was asked for.
+func told(changes bool) func(ctx context.Context, opts ...container.Option) (*container.Result, error) {
+	return func(ctx context.Context, opts ...container.Option) (res *container.Result, err error) {
+		c, err := container.New(opts...)
+		if err != nil {
+			return nil, err
+		}
+		defer func() { err = errors.Join(err, c.Close()) }()
+		err = c.Start(ctx)
+		printTrace(c)
+		if err != nil {
+			return nil, err
+		}
+		defer context.AfterFunc(ctx, func() { _ = c.Kill() })() // it has ended: then that is that
+		if res, err = c.Wait(context.WithoutCancel(ctx)); err != nil || !changes {
+			return res, err
+		}
+		for ch, err := range c.Changes() {
+			if err != nil {
+				return nil, fmt.Errorf("inlay: --changes: %w", err)
+			}
+			fmt.Fprintln(os.Stderr, ch)
+		}
+		return res, nil
+	}
+}
+
+func printTrace(c *container.Container) {
+	for _, s := range c.Trace() { // none without the option
+		fmt.Fprintln(os.Stderr, s)
+	}
 }
 
 // securityOpt is Docker's --security-opt, of which seccomp is known here.

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"archive/tar"
 	"bufio"
 	"bytes"
 	"encoding/json"
@@ -34,6 +35,9 @@ const playEnv = "INLAY_RUN_IS_TEST_BINARY"
 func TestMain(m *testing.M) {
 	if os.Getenv(playEnv) != "" {
 		main()
+	}
+	if way := os.Getenv(badEndEnv); way != "" {
+		badEnd(way)
 	}
 	os.Exit(test(m))
 }
@@ -191,13 +195,14 @@ func TestBadFlags(t *testing.T) {
 		{"tmpfs of nothing", []string{"--tmpfs", "/x:size=0", "true"}, "at least 1 byte"},
 		{"size out of range", []string{"--tmpfs", "/x:size=9999999999g", "true"}, "not DST[:size=N]"},
 		{"size below zero", []string{"--tmpfs", "/x:size=-1", "true"}, "not DST[:size=N]"},
-		{"user name", []string{"--user", "nobody", "true"}, "not UID[:GID] in numbers"},
-		{"group name", []string{"-u", "1:users", "true"}, "not UID[:GID] in numbers"},
+		{"user and more", []string{"--user", "a:b:c", "true"}, "a colon"},
+		{"no group", []string{"-u", "1:", "true"}, "empty name"},
+		{"no supplementary group", []string{"--group-add", "", "true"}, "empty name"},
 		{"no user", []string{"-u", "4294967295", "true"}, "not an id"},
 		{"relative folder", []string{"-w", "tmp", "true"}, "relative"},
 		{"variable", []string{"--env", "FOO", "true"}, "not of the form KEY=value"},
 		{"hostname", []string{"--hostname", "a b", "true"}, "WithHostname"},
-		{"network", []string{"--network", "bridge", "true"}, "none and host are in this version"},
+		{"network", []string{"--network", "bridge", "true"}, "none, host, ns:PATH and pid:N are in this version"},
 		{"capability", []string{"--cap-add", "root", "true"}, "does not exist"},
 		{"security-opt", []string{"--security-opt", "apparmor=x", "true"}, "not seccomp=FILE"},
 		{"no profile", []string{"--security-opt", "seccomp=/nowhere", "true"}, "no such file"},
@@ -209,12 +214,25 @@ func TestBadFlags(t *testing.T) {
 		{"time limit", []string{"--time-limit", "5", "true"}, "missing unit"},
 		{"time limit of zero", []string{"--time-limit", "0s", "true"}, "not above zero"},
 		{"two mounts on one folder", []string{"--tmpfs", "/x", "--tmpfs", "/x", "true"}, "already"},
-		{"-it", []string{"-it", "sh"}, "not in this version"},
 		{"publish", []string{"--publish", "80:80", "true"}, "not in this version"},
 		{"dns", []string{"--dns", "127.0.0.1", "true"}, "not in this version"},
-		{"device", []string{"--device", "/dev/fuse", "true"}, "not in this version"},
-		{"pid", []string{"--pid", "host", "true"}, "not in this version"},
-		{"sysctl", []string{"--sysctl", "net.core.somaxconn=1", "true"}, "not in this version"},
+		{"pid of another container", []string{"--pid", "container:x", "true"}, "by pid:N, or ns:PATH"},
+		{"ipc that is none", []string{"--ipc", "shareable", "true"}, "private, host, ns:PATH and pid:N"},
+		{"uts of no process", []string{"--uts", "pid:0", "true"}, "not pid:N"},
+		{"network of a name", []string{"--network", "pid:web", "true"}, "not pid:N"},
+		{"user namespace by a relative path", []string{"--userns", "ns:x", "true"}, "not an absolute path"},
+		{"network by no path", []string{"--network", "ns:", "true"}, "no path"},
+		{"hostname of a joined one", []string{"--uts", "pid:1", "--hostname", "a", "true"}, "WithJoinNamespace(uts"},
+		{"boottime", []string{"--boottime", "5", "true"}, "missing unit"},
+		{"offset of joined clocks", []string{"--timens", "pid:1", "--monotonic", "1h", "true"}, "whose clocks are set"},
+		{"device", []string{"--device", "/dev/null:/dev/x:rw:r", "true"}, "not SRC[:DST][:rwm]"},
+		{"no device", []string{"--device", "", "true"}, "not SRC[:DST][:rwm]"},
+		{"device letters", []string{"--device", "/dev/null:/dev/x:rx", "true"}, "letters of r, w and m"},
+		{"device that is not there", []string{"--device", "/dev/no-such", "true"}, "WithDevice needs a device that is there"},
+		{"relative device", []string{"--device", "null", "true"}, "relative"},
+		{"archive that is none", []string{"--rootfs", "/etc/passwd", "--", "true"}, "tar"},
+		{"sysctl", []string{"--sysctl", "net.core.somaxconn", "true"}, "not NAME=VALUE"},
+		{"sysctl of the machine", []string{"--sysctl", "kernel.core_pattern=x", "true"}, "the whole machine's"},
 		{"result in no folder", []string{"--result", "no/such/file", "true"}, "no such file or directory"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -233,9 +251,83 @@ func TestHelp(t *testing.T) {
 	o := do(t, "--help")
 	require.Zero(t, o.code)
 	require.Empty(t, o.stderr)
-	for _, name := range []string{"rootfs", "volume", "tmpfs", "user", "workdir", "env", "hostname", "network", "cap-add", "security-opt", "ulimit", "time-limit", "result", "explain", "probe"} {
+	for _, name := range []string{"rootfs", "read-only", "changes", "device", "volume", "tmpfs", "user", "workdir", "env", "hostname", "domainname", "sysctl", "network", "cap-add", "security-opt", "ulimit", "time-limit", "result", "explain", "trace", "probe", "pid", "ipc", "uts", "userns", "timens", "monotonic", "boottime"} {
 		require.Contains(t, o.stdout, "-"+name)
 	}
+}
+
+// Namespaces of a process that runs are joined, by its number or by path; clocks are
+// shifted.
+func TestNamespaceFlags(t *testing.T) {
+	needContainers(t)
+	if os.Getuid() != 0 {
+		t.Skip("needs root: a user's program has no power over the containers of another")
+	}
+	other, err := container.New()
+	require.NoError(t, err)
+	defer func() { require.NoError(t, other.Close()) }()
+	require.NoError(t, other.Start(t.Context()))
+	pid := make(chan string)
+	const readlinks = "for n in net ipc uts; do readlink /proc/self/ns/$n; done" // busybox takes one
+	r, w := io.Pipe()
+	p, err := other.Exec(t.Context(), container.WithCommand("/bin/sh", "-c", readlinks+"; exec sleep 1000"), container.WithStdout(w))
+	require.NoError(t, err)
+	go func() {
+		text := ""
+		for lines := bufio.NewScanner(r); strings.Count(text, "\n") < 3 && lines.Scan(); {
+			text += lines.Text() + "\n"
+		}
+		pid <- text
+	}()
+	want := <-pid
+	children, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", other.PID(), other.PID()))
+	require.NoError(t, err)
+	job := strings.TrimSpace(string(children))
+	links := []string{"sh", "-c", readlinks}
+	require.Equal(t, want, output(t, append([]string{"--network", "pid:" + job, "--ipc", "ns:/proc/" + job + "/ns/ipc", "--uts", "pid:" + job, "--userns", "pid:" + job}, links...)...))
+	o := do(t, append([]string{"--network", "none", "--ipc", "private"}, links...)...)
+	require.Zero(t, o.code)
+	for _, l := range strings.Fields(want) {
+		require.NotContains(t, o.stdout, l)
+	}
+	require.NoError(t, p.Kill())
+	_, err = p.Wait(t.Context())
+	require.NoError(t, err)
+	require.NoError(t, w.Close())
+}
+
+func TestDevice(t *testing.T) {
+	require.Equal(t, "1:5\n", output(t, "--device", "/dev/zero:/dev/x:rw", "--", "sh", "-c", "head -c1 /dev/x >/dev/null && stat -c %t:%T /dev/x"))
+	require.Equal(t, "1:7\n", output(t, "--device", "/dev/full:rwm", "--", "stat", "-c", "%t:%T", "/dev/full"))
+}
+
+// An archive is a root that can be written to, and is as it was for the next.
+func TestArchive(t *testing.T) {
+	var b bytes.Buffer
+	w := tar.NewWriter(&b)
+	for _, h := range []tar.Header{{Name: "data/", Typeflag: tar.TypeDir, Mode: 0o755}, {Name: "data/f", Mode: 0o644}} {
+		require.NoError(t, w.WriteHeader(&h))
+	}
+	for _, dir := range []string{"bin", "lib", "lib64"} {
+		if to, err := os.Readlink("/" + dir); err == nil {
+			require.NoError(t, w.WriteHeader(&tar.Header{Name: dir, Typeflag: tar.TypeSymlink, Linkname: to}))
+		}
+	}
+	require.NoError(t, w.Close())
+	archive := filepath.Join(t.TempDir(), "root.tar")
+	require.NoError(t, os.WriteFile(archive, b.Bytes(), 0o644))
+	args := []string{"--rootfs", archive, "-v", "/usr:/usr:ro"}
+	for _, dir := range []string{"/bin", "/lib", "/lib64"} {
+		if st, err := os.Lstat(dir); err == nil && st.IsDir() {
+			args = append(args, "-v", dir+":"+dir+":ro")
+		}
+	}
+	run := func(more ...string) string {
+		return output(t, append(append(args, more...), "--", "sh", "-c", "ls /data; if (echo x >/data/new) 2>/dev/null; then echo written; else echo refused; fi")...)
+	}
+	require.Equal(t, "f\nwritten\n", run())
+	require.Equal(t, "f\nwritten\n", run())
+	require.Equal(t, "f\nrefused\n", run("--read-only"))
 }
 
 // Programs of the host run as they are.
@@ -329,14 +421,16 @@ func TestFlags(t *testing.T) {
 		{"workdir", []string{"--workdir", "/usr/bin"}, "pwd", "/usr/bin\n"},
 		{"env", []string{"--env", "A=1", "-e", "B=x=y", "-e", "A=2"}, "echo $A $B", "2 x=y\n"},
 		{"hostname", []string{"--hostname", "box"}, "cat /proc/sys/kernel/hostname", "box\n"},
+		{"domainname", []string{"--domainname", "box"}, "cat /proc/sys/kernel/domainname", "box\n"},
+		{"sysctl", []string{"--sysctl", "net.ipv4.ip_unprivileged_port_start=7", "--sysctl", "net.ipv4.ip_local_port_range=2000 3000"}, "cd /proc/sys/net/ipv4; cat ip_unprivileged_port_start ip_local_port_range", "7\n2000\t3000\n"},
 		{"no network", []string{"--network", "host", "--network", "none"}, "tail -n +3 /proc/net/dev | cut -d: -f1 | tr -d ' '", "lo\n"},
 		{"no capability", nil, "grep CapEff /proc/self/status", "CapEff:\t0000000000000000\n"},
 		{"capability", []string{"--cap-add", "NET_ADMIN", "--cap-add", "cap_chown"}, "grep CapEff /proc/self/status", "CapEff:\t0000000000001001\n"},
 		{"seccomp", nil, "grep Seccomp: /proc/self/status; unshare -U true 2>/dev/null || echo alone", "Seccomp:\t2\nalone\n"},
 		{"strict", []string{"--security-opt", "seccomp=strict"}, "grep Seccomp: /proc/self/status", "Seccomp:\t2\n"},
-		{"unconfined", []string{"--security-opt", "seccomp=unconfined"}, "unshare -U true && echo nested", "nested\n"},
 		{"ulimit", []string{"--ulimit", "nofile=7:9", "--ulimit", "fsize=0"}, "ulimit -n; ulimit -Hn; ulimit -f", "7\n9\n0\n"},
 		{"user", []string{"--user", "0"}, "id -u; id -g", "0\n0\n"},
+		{"user by name", []string{"-u", "root:root"}, "id -u; id -g", "0\n0\n"},
 		{"nothing of the host's environment", nil, "env | grep -c INLAY_TEST; :", "0\n"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -346,10 +440,22 @@ func TestFlags(t *testing.T) {
 			require.Equal(t, outcome{0, tt.stdout, ""}, finish(t, cmd))
 		})
 	}
+	t.Run("unconfined", func(t *testing.T) {
+		t.Parallel()
+		// One less than with a profile: where a job has init's own id there is another.
+		filters := func(flags ...string) int {
+			text := output(t, append(flags, "--", "sh", "-c", "grep Seccomp_filters: /proc/self/status")...)
+			n, err := strconv.Atoi(strings.TrimSpace(strings.TrimPrefix(text, "Seccomp_filters:")))
+			require.NoError(t, err, text)
+			return n
+		}
+		require.Equal(t, filters()-1, filters("--security-opt", "seccomp=unconfined"))
+	})
 	t.Run("other user", func(t *testing.T) {
 		t.Parallel()
 		containertest.Require(t, containertest.Users)
 		require.Equal(t, "1000\n100\n", output(t, "--user", "1000:100", "--", "sh", "-c", "id -u; id -g"))
+		require.Equal(t, "65534\n65534 7\n", output(t, "--user", "nobody", "--group-add", "7", "--", "sh", "-c", "id -u; id -G"))
 	})
 	t.Run("the host's network", func(t *testing.T) {
 		t.Parallel()
@@ -379,11 +485,11 @@ int main(void) { int fd = open("/new", O_CREAT|O_WRONLY, 0644); printf("%d\n", f
 		t.Skipf("needs a static C library: %v: %s", err, out)
 	}
 	require.NoError(t, os.Chmod(filepath.Join(dir, "job"), 0o755))
-	require.Equal(t, "1\n", output(t, "--rootfs", dir, "--", "/job"))
-	relative := command(t, "--rootfs", filepath.Base(dir), "--", "/job")
+	require.Equal(t, "1\n", output(t, "--rootfs", dir, "--read-only", "--", "/job"))
+	relative := command(t, "--read-only", "--rootfs", filepath.Base(dir), "--", "/job")
 	relative.Dir = filepath.Dir(dir)
 	require.Equal(t, outcome{0, "1\n", ""}, finish(t, relative))
-	require.Equal(t, 127, do(t, "--rootfs", dir, "--", "sh").code)
+	require.Equal(t, 127, do(t, "--read-only", "--rootfs", dir, "--", "sh").code)
 }
 
 func TestResult(t *testing.T) {
@@ -433,6 +539,24 @@ func TestExplain(t *testing.T) {
 		require.GreaterOrEqual(t, i, 0, "%s, in this order, in\n%s", want, o.stdout)
 		at += i
 	}
+}
+
+// A trace is one line for each step, with its time, on standard error: with the
+// program's own output apart, and with --stats too.
+func TestTrace(t *testing.T) {
+	needContainers(t)
+	o := do(t, "--trace", "--", "/bin/echo", "out")
+	require.Zero(t, o.code, "%+v", o)
+	require.Equal(t, "out\n", o.stdout)
+	for _, line := range strings.Split(strings.TrimSuffix(o.stderr, "\n"), "\n") {
+		require.Regexp(t, `^(launcher {6}clone3|(prepare|parent|child|exec) +\d+  \w+).* <\d+\.\d{6}>$`, line)
+	}
+	for _, want := range []string{"launcher      clone3(", "prepare    1  ", "child      1  ", `execve("/bin/echo"`} {
+		require.Contains(t, o.stderr, want)
+	}
+	o = do(t, "--trace", "--", "/none/such")
+	require.Equal(t, 127, o.code)
+	require.Contains(t, o.stderr, `execve("/none/such"`, "a start that fails is traced")
 }
 
 // Probe says what this host can do, in words, and in its exit code.
@@ -541,4 +665,39 @@ func noDevice(t *testing.T) string {
 		return "WithIOLimit: the controller io is not in"
 	}
 	return "lies on no disk"
+}
+
+// What a program changes in a folder stays in memory, and can be printed.
+func TestChanges(t *testing.T) {
+	needContainers(t)
+	dir := t.TempDir()
+	require.NoError(t, os.Chmod(filepath.Dir(dir), 0o755))
+	require.NoError(t, os.Chmod(dir, 0o755))
+	for _, d := range []string{"usr", "data"} {
+		require.NoError(t, os.Mkdir(filepath.Join(dir, d), 0o755))
+	}
+	for _, n := range []string{"bin", "lib", "lib64"} {
+		if to, err := os.Readlink("/" + n); err == nil {
+			require.NoError(t, os.Symlink(to, filepath.Join(dir, n)))
+		}
+	}
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "data/old"), nil, 0o644))
+	o := do(t, "--changes", "--rootfs", dir, "-v", "/usr:/usr:ro", "--", "sh", "-c", "rm /data/old; echo 1 >/data/new")
+	if strings.Contains(o.stderr, "rootfs.Upper") {
+		t.Skip("needs Linux 6.6: user attributes in memory file systems")
+	}
+	require.Zero(t, o.code, o.stderr)
+	require.Equal(t, "A /data/new\nD /data/old\n", o.stderr)
+	require.FileExists(t, filepath.Join(dir, "data/old"))
+	require.NoFileExists(t, filepath.Join(dir, "data/new"))
+}
+
+func TestClockFlags(t *testing.T) {
+	needContainers(t)
+	o := do(t, "--network", "ns:/etc/passwd", "true")
+	require.Equal(t, 125, o.code)
+	require.Contains(t, o.stderr, "it is no namespace")
+	uptime, err := strconv.ParseFloat(strings.Fields(output(t, "--boottime", "876000h", "cat", "/proc/uptime"))[0], 64)
+	require.NoError(t, err)
+	require.Greater(t, uptime, float64(876000*3600))
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -23,13 +24,20 @@ type Request struct {
 	// These are their sizes; 0 where there is nothing to do.
 	Plans                     []byte
 	Prepare, Parent, Teardown int
-	FDs                       []int // for the prepare and parent plans: registers 1, 2, …
-	ProcReg                   int   // the register that gets a descriptor of /proc/<init>
+	// StepIn is the size of the step-in plan, the last of Plans.
+	StepIn  int
+	FDs     []int // for the launcher's plans: registers 1, 2, …
+	ProcReg int   // the register that gets a descriptor of /proc/<init>
 	// Cgroup is where init is born: what HoldGroups returned, 0 where the launcher is.
 	Cgroup uint32
+	// Trace is a file that the timed plans are written back to, as Plans has them,
+	// before Spawned; 0: none.
+	Trace int
 	// OnEmpty is called once, when nothing but init is left in the container, or
 	// init is gone. Like all such calls it must not block.
 	OnEmpty func()
+	// SharedPID tells that init's PID namespace is not the container's own.
+	SharedPID bool
 }
 
 // PlanError is a step that failed in one of the raw processes.
@@ -75,9 +83,13 @@ type Init struct {
 	opens    map[uint32]chan opened
 	closed   bool
 	onEmpty  func()
+	skew     int64    // nanoseconds that init's CLOCK_MONOTONIC is ahead of this program's
 	after    []func() // to be called when mu is free
 
+	abandoned   bool          // nobody waits for its jobs any more
+	settling    time.Duration // of a traced one: from its prepare plan's end until it could begin
 	hasTeardown bool
+	sharedPID   bool
 	orphan      bool // its launcher is dead
 }
 
@@ -93,9 +105,12 @@ type JobRequest struct {
 	// Cgroup is which of FDs, from 1, is a folder of cgroup v2 that the job is born
 	// in; 0: where init is.
 	Cgroup int
-	Main   bool   // its end is the end of everything in the container
-	Finish bool   // and of init
-	OnExit func() // called once when Exited is closed; it must not block
+	Trace  int  // as Request.Trace, before Started
+	Main   bool // its end is the end of everything in the container
+	Finish bool // and of init
+	// OnExit is called once when Exited is closed, perhaps before Start has returned;
+	// it must not block.
+	OnExit func(*Job)
 }
 
 // Job is one started, or starting, program.
@@ -108,12 +123,15 @@ type Job struct {
 	mu    sync.Mutex
 	err   error
 	pid   int
+	host  int // pid, as the host has it
 	pidfd int
 	begun int64 // CLOCK_MONOTONIC: the request was taken
 	start int64 // execve was done
 	exit  *Exit
+	// unwanted tells that who asked for it waits no longer: if it begins yet, it is killed.
+	unwanted bool
 
-	onExit func()
+	onExit func(*Job)
 	guard  *time.Timer // runs when the job's end is known and not yet reported
 }
 
@@ -142,7 +160,7 @@ func (l *Launcher) Spawn(ctx context.Context, r *Request) (*Init, error) {
 	i := &Init{
 		l: l, sock: host, pidfd: -1, jobs: map[uint32]*Job{}, opens: map[uint32]chan opened{},
 		ready: make(chan struct{}), setup: make(chan struct{}), empty: make(chan struct{}),
-		onEmpty: r.OnEmpty, hasTeardown: r.Teardown > 0,
+		onEmpty: r.OnEmpty, hasTeardown: r.Teardown > 0, sharedPID: r.SharedPID,
 		gone: make(chan struct{}), ended: make(chan struct{}), done: make(chan struct{}),
 	}
 	l.mu.Lock()
@@ -160,9 +178,10 @@ func (l *Launcher) Spawn(ctx context.Context, r *Request) (*Init, error) {
 	if err == nil {
 		h := rawproc.Header{
 			Op: rawproc.OpSpawn, ID: i.id, Clone: r.Clone, Prepare: uint32(r.Prepare), Parent: uint32(r.Parent),
-			Teardown: uint32(r.Teardown), ProcReg: uint32(r.ProcReg), Cgroup: r.Cgroup,
+			Teardown: uint32(r.Teardown), ProcReg: uint32(r.ProcReg), Cgroup: r.Cgroup, StepIn: uint32(r.StepIn),
 		}
-		err = l.request(ctx, h, r.Plans, append([]int{peer}, r.FDs...))
+		fds := traced(&h, append([]int{peer}, r.FDs...), r.Trace)
+		err = l.request(ctx, h, r.Plans, fds)
 	}
 	_ = unix.Close(peer)
 	if err != nil {
@@ -172,15 +191,35 @@ func (l *Launcher) Spawn(ctx context.Context, r *Request) (*Init, error) {
 	return i, nil
 }
 
+// traced adds the file that plans are written back to, if there is one.
+func traced(h *rawproc.Header, fds []int, file int) []int {
+	if file == 0 {
+		return fds
+	}
+	h.Flags |= rawproc.FlagTrace
+	return append(slices.Clip(fds), file)
+}
+
+// Given are descriptors that init gets with its plan, for the registers from First on.
+type Given struct {
+	First int
+	FDs   []int
+}
+
 // Setup sends init its plan, encoded, in two halves of which the first has shape
 // bytes; it does not wait. quiet: a job follows at once, and of the plan only a
-// failure is heard of.
-func (i *Init) Setup(ctx context.Context, plans []byte, shape int, quiet bool) error {
-	h := rawproc.Header{Op: rawproc.OpSetup, ID: i.id, Prepare: uint32(shape), Parent: uint32(len(plans) - shape)}
+// failure is heard of. The registers of keep, at most rawproc.MaxKept, hold folders in
+// which OpenIn opens files later. trace is as Request.Trace, before Ready or the job's
+// start.
+func (i *Init) Setup(ctx context.Context, plans []byte, shape int, quiet bool, keep []int, given Given, trace int) error {
+	h := rawproc.Header{
+		Op: rawproc.OpSetup, ID: i.id, Prepare: uint32(shape), Parent: uint32(len(plans) - shape), Clone: rawproc.Kept(keep), Register: uint32(given.First),
+	}
 	if quiet {
 		h.Flags = rawproc.FlagQuiet
 	}
-	err := i.request(ctx, h, plans, nil)
+	fds := traced(&h, given.FDs, trace)
+	err := i.request(ctx, h, plans, fds)
 	if errors.Is(err, unix.EPIPE) {
 		return nil // it ended early: the launcher's answer says why
 	}
@@ -226,7 +265,7 @@ func (i *Init) request(ctx context.Context, h rawproc.Header, plans []byte, fds 
 // spawned takes the launcher's answer.
 func (i *Init) spawned(a rawproc.Answer, pidfd int) {
 	i.mu.Lock()
-	if i.closed { // nobody waits for it
+	if i.closed || isClosed(i.ready) { // nobody waits for it
 		if pidfd >= 0 {
 			_ = unix.Close(pidfd)
 		}
@@ -241,6 +280,7 @@ func (i *Init) spawned(a rawproc.Answer, pidfd int) {
 		i.err = &PlanError{rawproc.PhaseClone, 0, unix.EMFILE}
 	}
 	i.pid, i.pidfd = int(a.PID), pidfd
+	i.settling = time.Duration(a.Time - a.User)
 	close(i.ready)
 	switch {
 	case i.err != nil:
@@ -310,7 +350,17 @@ func (i *Init) orphaned() {
 		i.goes()
 	}
 	i.unlock()
+	time.AfterFunc(orphanTime, func() {
+		select {
+		case <-i.empty:
+		default:
+			i.Abandon()
+		}
+	})
 }
+
+// orphanTime is how long init's end is waited for after its launcher's.
+const orphanTime = 10 * time.Second
 
 func (i *Init) markGone() {
 	i.mu.Lock()
@@ -320,6 +370,10 @@ func (i *Init) markGone() {
 
 // goes, with mu held, notes that init is gone.
 func (i *Init) goes() {
+	if !isClosed(i.ready) {
+		i.err = fmt.Errorf("init ended early: %s", statusText(i.status))
+		close(i.ready)
+	}
 	select {
 	case <-i.gone:
 	default:
@@ -369,8 +423,14 @@ func (i *Init) finish() {
 		return
 	default:
 	}
+	i.lose(fmt.Errorf("init ended early: %s", statusText(i.status)))
+	close(i.done)
+}
+
+// lose, with mu held, ends everything that waits for init's word: it will not come.
+func (i *Init) lose(why error) {
 	for _, j := range i.jobs {
-		j.lost()
+		j.lost(why)
 	}
 	i.jobs = map[uint32]*Job{}
 	for _, c := range i.opens {
@@ -378,11 +438,46 @@ func (i *Init) finish() {
 	}
 	i.opens = map[uint32]chan opened{}
 	if i.err == nil && !i.isSetUp {
-		i.err = fmt.Errorf("init ended early: %s", statusText(i.status))
+		i.err = why
 	}
 	shut(i.setup)
 	i.emptied()
-	close(i.done)
+}
+
+// ErrAbandoned is what jobs end with that have not begun when Abandon is called.
+var ErrAbandoned = errors.New("it does not end: one of its processes hangs in the kernel")
+
+// Abandon has nobody wait any more for init's jobs, which were killed and do not
+// end: they are lost, as if init were gone. It may still go later: Done tells, and
+// Close can be called again.
+func (i *Init) Abandon() {
+	i.mu.Lock()
+	defer i.unlock()
+	select {
+	case <-i.done:
+		return
+	default:
+	}
+	i.abandoned = true
+	i.lose(ErrAbandoned)
+}
+
+// Abandoned tells whether it was called.
+func (i *Init) Abandoned() bool {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return i.abandoned
+}
+
+// Abandon is Init.Abandon for one job alone.
+func (j *Job) Abandon() {
+	i := j.init
+	i.mu.Lock()
+	defer i.unlock()
+	if i.jobs[j.id] == j {
+		delete(i.jobs, j.id)
+		j.lost(ErrAbandoned)
+	}
 }
 
 func statusText(s syscall.WaitStatus) string {
@@ -393,10 +488,17 @@ func statusText(s syscall.WaitStatus) string {
 }
 
 func shut(c chan struct{}) {
+	if !isClosed(c) {
+		close(c)
+	}
+}
+
+func isClosed(c chan struct{}) bool {
 	select {
 	case <-c:
+		return true
 	default:
-		close(c)
+		return false
 	}
 }
 
@@ -419,6 +521,10 @@ func (i *Init) readOne() bool {
 		return false
 	}
 	if err != nil {
+		if !errors.Is(err, errEnd) && i.pidfd >= 0 {
+			// It talks nonsense, and nobody listens any more.
+			_ = unix.PidfdSendSignal(i.pidfd, unix.SIGKILL, nil, 0)
+		}
 		i.l.watch().remove(i.sock)
 		shut(i.ended)
 		i.finish()
@@ -428,17 +534,18 @@ func (i *Init) readOne() bool {
 	return true
 }
 
-// answer, with mu held, takes init's word.
+// answer, with mu held, takes init's word; what it said before, or says out of
+// turn, is not listened to.
 func (i *Init) answer(a rawproc.Answer, fd int) {
 	j := i.jobs[a.ID]
 	switch {
-	case a.Op == rawproc.AnsSetup:
+	case a.Op == rawproc.AnsSetup && !isClosed(i.setup):
 		if a.Errno != 0 {
 			i.err = &PlanError{int(a.Phase), int(a.Step), syscall.Errno(a.Errno)}
 		}
 		i.isSetUp = a.Errno == 0
 		shut(i.setup)
-	case a.Op == rawproc.AnsStarted && j != nil:
+	case a.Op == rawproc.AnsStarted && j != nil && !isClosed(j.Started):
 		i.isSetUp = true
 		shut(i.setup)
 		if a.Errno != 0 {
@@ -446,7 +553,7 @@ func (i *Init) answer(a rawproc.Answer, fd int) {
 		}
 		j.started(a, fd)
 		return
-	case a.Op == rawproc.AnsExited && j != nil:
+	case a.Op == rawproc.AnsExited && j != nil && isClosed(j.Started):
 		delete(i.jobs, a.ID)
 		j.exited(a)
 	case a.Op == rawproc.AnsEmpty:
@@ -454,9 +561,12 @@ func (i *Init) answer(a rawproc.Answer, fd int) {
 	case a.Op == rawproc.AnsOpened && i.opens[a.ID] != nil:
 		c := i.opens[a.ID]
 		delete(i.opens, a.ID)
-		if a.Errno != 0 {
+		switch {
+		case a.Errno != 0:
 			c <- opened{-1, syscall.Errno(a.Errno)}
-		} else {
+		case fd < 0:
+			c <- opened{-1, unix.EMFILE} // it was sent, and there was no room for it here
+		default:
 			c <- opened{fd, nil}
 			return
 		}
@@ -497,6 +607,15 @@ func (i *Init) Spawned(ctx context.Context) error {
 	return i.err
 }
 
+// Settling is how long it took, after the prepare plan of a traced request, until
+// init was there and could begin: the clone, or taking one that was made ahead, and
+// the parent plan. 0 before Spawned.
+func (i *Init) Settling() time.Duration {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return i.settling
+}
+
 // PID is init's process id on the host; 0 before Spawned.
 func (i *Init) PID() int {
 	i.mu.Lock()
@@ -519,6 +638,10 @@ func (i *Init) Start(ctx context.Context, r *JobRequest) (*Job, error) {
 		return nil, unix.ESRCH
 	default:
 	}
+	if i.abandoned {
+		i.mu.Unlock()
+		return nil, unix.ESRCH
+	}
 	i.nextJob++
 	j.id = i.nextJob
 	i.jobs[j.id] = j
@@ -530,7 +653,11 @@ func (i *Init) Start(ctx context.Context, r *JobRequest) (*Job, error) {
 	if r.Finish {
 		h.Flags |= rawproc.FlagFinish
 	}
-	err := i.request(ctx, h, r.Plan, r.FDs)
+	if i.sharedPID {
+		h.Flags |= rawproc.FlagShared
+	}
+	fds := traced(&h, r.FDs, r.Trace)
+	err := i.request(ctx, h, r.Plan, fds)
 	if err != nil && !errors.Is(err, unix.EPIPE) {
 		i.mu.Lock()
 		delete(i.jobs, j.id)
@@ -540,20 +667,34 @@ func (i *Init) Start(ctx context.Context, r *JobRequest) (*Job, error) {
 	return j, nil // EPIPE: init ended early, and the job will be lost
 }
 
+// Drop tells that nobody waits for the job's start any more: it is killed, now or when
+// it begins, which may be much later where init hangs or its group is frozen.
+func (j *Job) Drop() {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.unwanted = true
+	if j.pidfd >= 0 {
+		_ = unix.PidfdSendSignal(j.pidfd, unix.SIGKILL, nil, 0) // it has ended: then that is that
+	}
+}
+
 // started takes init's word of the job's execve. With init's mu held.
 func (j *Job) started(a rawproc.Answer, pidfd int) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	j.pid, j.pidfd, j.start, j.begun = int(a.PID), pidfd, a.Time, a.User
+	j.pid, j.host, j.pidfd, j.start, j.begun = int(a.PID), int(a.HostPID), pidfd, a.Time-j.init.skew, a.User-j.init.skew
 	if a.Errno != 0 {
 		j.err = &PlanError{int(a.Phase), int(a.Step), syscall.Errno(a.Errno)}
 		close(j.Started)
+		j.unwatch()
 		j.end()
 		return
 	}
 	// Init may be hindered from telling that the job ended: its own pidfd tells too.
 	err := unix.EMFILE // it was sent, and there was no room for it here
-	if pidfd >= 0 {
+	if j.unwanted {
+		err = unix.ECANCELED
+	} else if pidfd >= 0 {
 		if j.init.l.watch().add(pidfd, j.ending) == nil {
 			close(j.Started)
 			return
@@ -576,11 +717,13 @@ func (j *Job) started(a rawproc.Answer, pidfd int) {
 	})
 }
 
-// How long init's report may come after the job's end: then a tracer that holds
-// it back is killed; and then init, whose end is the report.
+// How long init's report may come after the job's end: then it is looked what holds
+// it back. A tracer is killed; init itself is, whose end is the report, where it was
+// hindered at two looks in a row, or has had all the time that a busy machine may take.
 const (
 	reportTime = 100 * time.Millisecond
 	lostTime   = time.Second
+	busyTime   = 30 * time.Second
 )
 
 // ending is called by the poller when the job has ended.
@@ -591,50 +734,63 @@ func (j *Job) ending() {
 		return
 	}
 	j.init.l.watch().remove(j.pidfd)
+	begun, before := time.Now(), false
 	j.guard = time.AfterFunc(reportTime, func() {
-		j.release()
+		hindered := j.hindered()
 		j.mu.Lock()
 		defer j.mu.Unlock()
-		if j.pidfd >= 0 {
-			j.guard = time.AfterFunc(lostTime, func() { _ = j.init.Kill() }) // dead already: that is the report
+		switch {
+		case j.pidfd < 0: // it has come
+		case hindered && before || time.Since(begun) > busyTime:
+			_ = j.init.Kill() // dead already: that is the report
+		default:
+			before = hindered
+			j.guard.Reset(lostTime)
 		}
 	})
 }
 
-// release ends the process of the container that traces the job, if there is
-// one: the kernel tells nobody else of the end of a traced process before its
-// tracer has waited for it, or is gone. Where /proc does not tell, init is killed
-// in a second.
-func (j *Job) release() {
+// hindered tells whether init is kept from reporting the job's end by something else
+// than a busy machine: a tracer of the job, which is killed, since the kernel tells
+// nobody else of the end of a traced process before its tracer has waited for it or
+// is gone; or by hanging or being stopped itself. Where /proc does not tell, it is.
+func (j *Job) hindered() bool {
 	j.mu.Lock()
 	if j.pidfd < 0 {
 		j.mu.Unlock()
-		return
+		return false
 	}
 	pid := procField(fmt.Sprintf("/proc/self/fdinfo/%d", j.pidfd), "Pid")
 	j.mu.Unlock()
 	if len(pid) != 1 {
-		return
+		return true
 	}
-	tracer := procField("/proc/"+pid[0]+"/status", "TracerPid")
-	if len(tracer) != 1 || tracer[0] == "0" {
-		return
+	if pid[0] == "-1" {
+		return false // init has reaped it: its word is on the way
+	}
+	status := fmt.Sprintf("/proc/%d/status", j.init.PID())
+	tracer, state := procField("/proc/"+pid[0]+"/status", "TracerPid"), procField(status, "State")
+	if len(tracer) != 1 || len(state) == 0 {
+		return true
+	}
+	if tracer[0] == "0" {
+		return state[0] != "R" && state[0] != "S"
 	}
 	// Its id in each PID namespace, from the host's on: a tracer outside the
 	// container is the administrator's.
-	ids := procField("/proc/"+tracer[0]+"/status", "NSpid")
-	depth := len(procField(fmt.Sprintf("/proc/%d/status", j.init.PID()), "NSpid"))
+	ids, depth := procField("/proc/"+tracer[0]+"/status", "NSpid"), len(procField(status, "NSpid"))
 	if depth < 2 || len(ids) < depth {
-		return
+		return true
 	}
 	inside, err := strconv.ParseUint(ids[depth-1], 10, 31)
 	if err != nil {
-		return
+		return true
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), lostTime)
 	defer cancel()
 	// A failure is answered by the end of init.
 	_ = j.init.request(ctx, rawproc.Header{Op: rawproc.OpKill, Register: uint32(inside)}, nil, nil)
+	return true
 }
 
 // procField reads the values of one line of a file like /proc/PID/status.
@@ -656,15 +812,15 @@ func (j *Job) exited(a rawproc.Answer) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	j.exit = &Exit{
-		Status: syscall.WaitStatus(a.Status), Time: a.Time, User: time.Duration(a.User), System: time.Duration(a.System),
+		Status: syscall.WaitStatus(a.Status), Time: a.Time - j.init.skew, User: time.Duration(a.User), System: time.Duration(a.System),
 		MaxRSS: a.MaxRSS, In: a.In, Out: a.Out, MinFlt: a.MinFlt, MajFlt: a.MajFlt, Vol: a.Vol, Forced: a.Forced,
 	}
 	j.unwatch()
 	j.end()
 }
 
-// lost ends a job whose init is gone. With init's mu held.
-func (j *Job) lost() {
+// lost ends a job of which init will say no more. With init's mu held.
+func (j *Job) lost(why error) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	select {
@@ -672,7 +828,7 @@ func (j *Job) lost() {
 	default:
 		j.err = j.init.err
 		if j.err == nil {
-			j.err = fmt.Errorf("init ended early: %s", statusText(j.init.status))
+			j.err = why
 		}
 		close(j.Started)
 	}
@@ -684,7 +840,7 @@ func (j *Job) lost() {
 func (j *Job) end() {
 	close(j.Exited)
 	if j.onExit != nil {
-		j.init.after = append(j.init.after, j.onExit)
+		j.init.after = append(j.init.after, func() { j.onExit(j) })
 	}
 }
 
@@ -727,6 +883,14 @@ func (j *Job) PID() int {
 	return j.pid
 }
 
+// HostPID is the job's id in this program's PID namespace, of which it may be
+// another's by now; 0: it is not known.
+func (j *Job) HostPID() int {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.host
+}
+
 // Signal sends a signal to the job's first process.
 func (j *Job) Signal(sig syscall.Signal) error {
 	j.mu.Lock()
@@ -754,7 +918,11 @@ func (i *Init) Kill() error {
 
 // KillAll has init kill everything else; Empty tells when it is done.
 func (i *Init) KillAll(ctx context.Context) error {
-	return i.request(ctx, rawproc.Header{Op: rawproc.OpKillAll}, nil, nil)
+	h := rawproc.Header{Op: rawproc.OpKillAll}
+	if i.sharedPID {
+		h.Flags = rawproc.FlagShared
+	}
+	return i.request(ctx, h, nil, nil)
 }
 
 // Empty is closed when nothing but init is left.
@@ -762,6 +930,13 @@ func (i *Init) Empty() <-chan struct{} { return i.empty }
 
 // Done is closed when init is gone and has said its last.
 func (i *Init) Done() <-chan struct{} { return i.done }
+
+// Ended tells whether init's process has ended, heard of or not.
+func (i *Init) Ended() bool {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return i.pidfd < 0 || i.closed || readable(i.pidfd)
+}
 
 // Status says how init ended, after Done.
 func (i *Init) Status() string {
@@ -773,6 +948,53 @@ func (i *Init) Status() string {
 // Open opens a file below the container's root for reading; with path set, as
 // O_PATH. The caller owns the descriptor and must look what it is.
 func (i *Init) Open(ctx context.Context, path string, opath bool) (int, error) {
+	if opath {
+		return i.open(ctx, 0, path, rawproc.FlagPath)
+	}
+	return i.open(ctx, 0, path, 0)
+}
+
+// OpenLink is Open as O_PATH of what the path itself names, be it a link.
+func (i *Init) OpenLink(ctx context.Context, path string) (int, error) {
+	return i.open(ctx, 0, path, rawproc.FlagPath|rawproc.FlagLink)
+}
+
+// OpenIn is OpenLink, or with read set Open, in a folder that Setup had init keep:
+// the n-th, from 1.
+func (i *Init) OpenIn(ctx context.Context, n int, path string, read bool) (int, error) {
+	if read {
+		return i.open(ctx, n, path, rawproc.FlagLink)
+	}
+	return i.open(ctx, n, path, rawproc.FlagPath|rawproc.FlagLink)
+}
+
+// OpenTerminal opens a new terminal of the container's: its master. The caller owns
+// the descriptor and must look what it is.
+func (i *Init) OpenTerminal(ctx context.Context) (int, error) {
+	return i.open(ctx, 0, "/dev/pts/ptmx", rawproc.FlagWrite)
+}
+
+// OpenNamespace opens one of init's own namespaces by the name of its file in
+// /proc/PID/ns. The caller owns the descriptor and must look what it is.
+func (i *Init) OpenNamespace(ctx context.Context, file string) (int, error) {
+	return i.open(ctx, 0, "/proc/self/ns/"+file, rawproc.FlagNamespace)
+}
+
+// Skew says by how many nanoseconds the init's CLOCK_MONOTONIC is ahead of this
+// program's, before the first job: init is in a time namespace.
+func (i *Init) Skew(ns int64) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.skew = ns
+}
+
+// OpenTree is a copy of the mounts at a path below the container's root, attached
+// nowhere, read-only. It may be attached in any mount namespace.
+func (i *Init) OpenTree(ctx context.Context, path string) (int, error) {
+	return i.open(ctx, 0, path, rawproc.FlagTree)
+}
+
+func (i *Init) open(ctx context.Context, root int, path string, flags uint32) (int, error) {
 	c := make(chan opened, 1)
 	i.mu.Lock()
 	select {
@@ -781,18 +1003,22 @@ func (i *Init) Open(ctx context.Context, path string, opath bool) (int, error) {
 		return -1, unix.ESRCH
 	default:
 	}
+	if i.abandoned {
+		i.mu.Unlock()
+		return -1, unix.ESRCH
+	}
 	i.nextJob++
 	id := i.nextJob
 	i.opens[id] = c
 	i.mu.Unlock()
-	h := rawproc.Header{Op: rawproc.OpOpen, ID: id}
-	if opath {
-		h.Flags = rawproc.FlagQuiet
-	}
+	h := rawproc.Header{Op: rawproc.OpOpen, ID: id, Flags: flags, Register: uint32(root)}
 	if err := i.request(ctx, h, append([]byte(path), 0), nil); err != nil {
 		i.mu.Lock()
 		delete(i.opens, id)
 		i.mu.Unlock()
+		if errors.Is(err, unix.EPIPE) {
+			err = unix.ESRCH // it ended a moment ago
+		}
 		return -1, err
 	}
 	select {
@@ -813,7 +1039,7 @@ func (i *Init) Open(ctx context.Context, path string, opath bool) (int, error) {
 }
 
 // Close kills init, waits until it is gone and forgets it. It returns what the
-// teardown plan could not do, or the context's end.
+// teardown plan could not do, or the context's end: then it may be called again.
 func (i *Init) Close(ctx context.Context) error {
 	select {
 	case <-i.ready:
@@ -826,7 +1052,11 @@ func (i *Init) Close(ctx context.Context) error {
 	select {
 	case <-i.done:
 	case <-ctx.Done():
-		return context.Cause(ctx)
+		select {
+		case <-i.done: // both
+		default:
+			return context.Cause(ctx)
+		}
 	}
 	i.forget()
 	i.mu.Lock()

@@ -112,6 +112,7 @@ func Acquire(ctx context.Context) (*Launcher, error) {
 		return nil, err
 	}
 	current = r.l
+	counts.started.Add(1)
 	return current, nil
 }
 
@@ -206,7 +207,7 @@ const minFiles = 100
 
 func start(ctx context.Context) (*Launcher, error) {
 	if !rawproc.Supported {
-		return nil, &Error{Op: "start the launcher", Err: fmt.Errorf("this architecture is not supported in this version: %w", errors.ErrUnsupported), Remedy: "run on linux/amd64"}
+		return nil, &Error{Op: "start the launcher", Err: fmt.Errorf("this architecture is not supported in this version: %w", errors.ErrUnsupported), Remedy: "run on linux/amd64 or linux/arm64"}
 	}
 	var files unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &files); err == nil && files.Max < minFiles {
@@ -275,17 +276,25 @@ func launcherEnv() []string {
 // turn is how long a launcher may sleep before its first word; a busy machine
 // gets more, since then it is runnable and not asleep.
 const (
-	turn    = 900 * time.Millisecond
-	turnMax = 20 * time.Second
+	turn      = 700 * time.Millisecond
+	deepSleep = 200 * time.Millisecond
+	turnMax   = 20 * time.Second
 )
+
+// maxPID is the kernel's PID_MAX_LIMIT.
+const maxPID = 4 << 20
 
 // greet waits for the launcher's first words.
 func (l *Launcher) greet(ctx context.Context, cmd *exec.Cmd) error {
 	begun := time.Now()
+	var booting sleeper
 	for {
 		a, fd, err := receive(l.sock)
 		if fd >= 0 {
 			_ = unix.Close(fd)
+		}
+		if err == nil && (a.Op == rawproc.AnsMaps || a.Op == rawproc.AnsReady && a.Errno == 0) && (a.PID == 0 || a.PID > maxPID) {
+			return fmt.Errorf("inlay: bug: the launcher is process %d", a.PID) // which would stand for many to kill(2)
 		}
 		switch {
 		case err == nil && a.Op == rawproc.AnsMaps:
@@ -316,7 +325,7 @@ func (l *Launcher) greet(ctx context.Context, cmd *exec.Cmd) error {
 		if err := ctx.Err(); err != nil {
 			return &Error{Op: "start the launcher", Err: context.Cause(ctx)}
 		}
-		if waited := time.Since(begun); waited > turn && (waited > turnMax || asleep(cmd.Process.Pid)) && l.pid == 0 {
+		if waited := time.Since(begun); waited > turn && (waited > turnMax || booting.asleep(cmd.Process.Pid)) && l.pid == 0 {
 			return noTurn(errors.New("it answered nothing"))
 		}
 		if _, err := unix.Poll([]unix.PollFd{{Fd: int32(l.sock), Events: unix.POLLIN}}, 20); err != nil && !errors.Is(err, unix.EINTR) {
@@ -377,23 +386,37 @@ func readyError(a rawproc.Answer) error {
 	return &Error{Op: "signalfd", Err: errno}
 }
 
-// asleep tells whether no thread of the process could run: then it waits for
-// something, and not for a processor.
-func asleep(pid int) bool {
+// sleeper looks whether a process waits for something, and not for a processor, a disk
+// or its tracer.
+type sleeper struct {
+	seen  string // its threads' figures, when last looked at
+	since time.Time
+}
+
+// asleep tells whether all of its threads have slept, and had slept before, with nothing
+// done in between.
+func (s *sleeper) asleep(pid int) bool {
 	tasks, err := os.ReadDir(fmt.Sprintf("/proc/%d/task", pid))
 	if err != nil {
 		return true
 	}
+	seen := ""
 	for _, t := range tasks {
 		stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%s/stat", pid, t.Name()))
 		if err != nil {
 			continue
 		}
-		if i := bytes.LastIndexByte(stat, ')'); i >= 0 && i+2 < len(stat) && (stat[i+2] == 'R' || stat[i+2] == 'D') {
+		// A zombie has handed over to the launcher; where nobody has, the socket ends.
+		if i := bytes.LastIndexByte(stat, ')'); i >= 0 && i+2 < len(stat) && stat[i+2] != 'S' {
+			*s = sleeper{}
 			return false
 		}
+		seen += string(stat)
 	}
-	return true
+	if seen != s.seen || s.since.IsZero() {
+		*s = sleeper{seen, time.Now()}
+	}
+	return time.Since(s.since) > deepSleep
 }
 
 // watch is the poller; nil while nobody uses the launcher.
@@ -457,6 +480,7 @@ func (l *Launcher) died() {
 		return
 	}
 	l.isDead = true
+	counts.died.Add(1)
 	poll := l.poll
 	inits := make([]*Init, 0, len(l.inits))
 	for _, i := range l.inits {

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	osuser "os/user"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -192,7 +193,15 @@ func ranges(path string, names []string, own uint32) ([]IDMap, error) {
 	maps := []IDMap{{0, own, 1}}
 	next := uint32(1)
 	for _, s := range list {
-		if s.Count <= 0 || s.SubID <= 0 || s.SubID+s.Count > 1<<32-1 {
+		const end = 1<<32 - 1 // the number that is no id
+		if s.Count <= 0 || s.Count > end || s.SubID <= 0 || s.SubID > end-s.Count {
+			continue
+		}
+		// A line that is there twice, or holds the user's own id: the kernel takes no
+		// maps that overlap.
+		if slices.ContainsFunc(maps, func(m IDMap) bool {
+			return s.SubID < int64(m.Outside)+int64(m.Size) && int64(m.Outside) < s.SubID+s.Count
+		}) {
 			continue
 		}
 		n := uint32(min(s.Count, int64(RangeSize+1-next)))
@@ -225,4 +234,4 @@ func newMap(ctx context.Context, tool string, pid int, maps []IDMap) error {
 func (l *Launcher) SingleID() bool { return l.User && len(l.UIDs) == 1 && l.UIDs[0].Size == 1 }
 
 // Arch is this machine's architecture, for encoding plans.
-const Arch = plan.Arch(archName)
+const Arch = plan.Arch(runtime.GOARCH)

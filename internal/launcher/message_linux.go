@@ -118,12 +118,13 @@ func sendOne(ctx context.Context, sock int, header, plans []byte, fds []int) err
 	}
 }
 
-// receive takes one answer. fd is -1 where none came; errEnd is the end.
+// receive takes one answer. fd is -1 where none came, and with every error; errEnd
+// is the end.
 func receive(sock int) (a rawproc.Answer, fd int, err error) {
 	var buf [rawproc.AnswerSize]byte
 	var oob [64]byte
 	for {
-		n, oobn, _, _, err := unix.Recvmsg(sock, buf[:], oob[:], unix.MSG_CMSG_CLOEXEC|unix.MSG_DONTWAIT)
+		n, oobn, flags, _, err := unix.Recvmsg(sock, buf[:], oob[:], unix.MSG_CMSG_CLOEXEC|unix.MSG_DONTWAIT)
 		switch {
 		case errors.Is(err, unix.EINTR), errors.Is(err, unix.ECONNRESET):
 			// ECONNRESET comes once, before what the peer had sent, when it ended with
@@ -131,21 +132,31 @@ func receive(sock int) (a rawproc.Answer, fd int, err error) {
 			continue
 		case errors.Is(err, unix.EAGAIN):
 			return a, -1, errNothing
-		case err != nil || n == 0:
+		case err != nil:
 			return a, -1, errEnd
 		}
 		fd = -1
+		pid := uint32(0)
 		if oobn > 0 {
-			if fd, err = oneRight(oob[:oobn]); err != nil {
+			if fd, pid, err = control(oob[:oobn]); err != nil {
 				return a, -1, err
 			}
 		}
-		if n != rawproc.AnswerSize {
-			return a, fd, fmt.Errorf("inlay: bug: an answer of %d bytes", n)
+		switch {
+		case n == 0:
+			err = errEnd
+		case n != rawproc.AnswerSize || flags&unix.MSG_TRUNC != 0:
+			err = fmt.Errorf("inlay: bug: an answer of %d bytes", n)
+		default:
+			_, err = binary.Decode(buf[:], binary.LittleEndian, &a)
 		}
-		if _, err := binary.Decode(buf[:], binary.LittleEndian, &a); err != nil {
-			return a, fd, fmt.Errorf("inlay: bug: answer: %w", err)
+		if err != nil {
+			if fd >= 0 {
+				_ = unix.Close(fd) // nobody knows what it is for
+			}
+			return a, -1, err
 		}
+		a.HostPID = pid
 		return a, fd, nil
 	}
 }
@@ -155,13 +166,19 @@ var (
 	errEnd     = errors.New("end of connection")
 )
 
-func oneRight(oob []byte) (int, error) {
+// control reads what came beside an answer: at most one descriptor, and the process
+// that it is about, in this program's PID namespace.
+func control(oob []byte) (fd int, pid uint32, err error) {
 	msgs, err := unix.ParseSocketControlMessage(oob)
 	if err != nil {
-		return -1, fmt.Errorf("control message: %w", err)
+		return -1, 0, fmt.Errorf("control message: %w", err)
 	}
-	fd := -1
+	fd = -1
 	for i := range msgs {
+		if c, err := unix.ParseUnixCredentials(&msgs[i]); err == nil {
+			pid = uint32(max(c.Pid, 0))
+			continue
+		}
 		fds, err := unix.ParseUnixRights(&msgs[i])
 		if err != nil {
 			continue
@@ -174,13 +191,18 @@ func oneRight(oob []byte) (int, error) {
 			fd = f
 		}
 	}
-	return fd, nil
+	return fd, pid, nil
 }
 
+// socketpair is the connection to an init. What it sends says who sent it, or, of a
+// job's start, which process that is.
 func socketpair() (host, peer int, err error) {
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return -1, -1, os.NewSyscallError("socketpair", err)
+	}
+	if err := unix.SetsockoptInt(fds[0], unix.SOL_SOCKET, unix.SO_PASSCRED, 1); err != nil {
+		return -1, -1, errors.Join(os.NewSyscallError("setsockopt", err), unix.Close(fds[0]), unix.Close(fds[1]))
 	}
 	return fds[0], fds[1], nil
 }

@@ -43,13 +43,15 @@ func TestSpawn(t *testing.T) {
 		require.NoError(t, err)
 		in, err := l.Spawn(ctx, &Request{Clone: unix.CLONE_NEWUSER | unix.CLONE_NEWPID | unix.CLONE_NEWNS | unix.CLONE_NEWNET, Plans: parent, Parent: len(parent), ProcReg: proc.Index()})
 		require.NoError(t, err)
-		require.NoError(t, in.Setup(ctx, append(empty, child...), len(empty), false))
+		require.NoError(t, in.Setup(ctx, append(empty, child...), len(empty), false, nil, Given{}, 0))
 		eb := plan.NewBuilder(plan.Exec, Arch, &plan.Registers{})
 		a := eb.Strings([]string{"true"})
 		eb.Execve("/bin/true", a, eb.Strings(nil), 1, 0)
 		ex, err := eb.Plan().Encode(Arch)
 		require.NoError(t, err)
-		j, err := in.Start(ctx, &JobRequest{Plan: ex, Main: true, Finish: true})
+		// The job is the callback's argument: it may be called before Start returns.
+		ended := make(chan *Job, 1)
+		j, err := in.Start(ctx, &JobRequest{Plan: ex, Main: true, Finish: true, OnExit: func(j *Job) { ended <- j }})
 		require.NoError(t, err)
 		require.NoError(t, in.Ready(ctx))
 		<-j.Started
@@ -57,6 +59,7 @@ func TestSpawn(t *testing.T) {
 		<-j.Exited
 		require.True(t, j.Exit().Status.Exited())
 		require.Zero(t, j.Exit().Status.ExitStatus())
+		require.Same(t, j, <-ended)
 		require.NoError(t, in.Close(context.Background()))
 	}
 }

@@ -94,7 +94,7 @@ func (l *Launcher) hold(ctx context.Context, s *State, n int) error {
 	}
 	b := plan.NewBuilder(plan.Teardown, Arch, regs)
 	b.RemoveState(at, at+1, s.name, s.Path)
-	return l.keep(ctx, b.Plan(), at, []int{s.dir, s.ids, s.owner})
+	return l.keep(ctx, b.Plan(), at, []int{s.dir, s.ids, s.owner}, rawproc.FlagState)
 }
 
 // HoldGroups has the launcher remove control groups at its end, each with all
@@ -117,7 +117,7 @@ func (l *Launcher) HoldGroups(ctx context.Context, fd int, folders [][2]string, 
 	if fd >= 0 {
 		at, fds = rawproc.FirstGroup+n, []int{fd}
 	}
-	if err := l.keep(ctx, b.Plan(), int(max(at, rawproc.FirstGroup)), fds); err != nil {
+	if err := l.keep(ctx, b.Plan(), int(max(at, rawproc.FirstGroup)), fds, 0); err != nil {
 		return 0, err
 	}
 	l.mu.Lock()
@@ -131,18 +131,22 @@ func (l *Launcher) HoldGroups(ctx context.Context, fd int, folders [][2]string, 
 
 // keep hands descriptors to the launcher, at its numbers from at on, with a plan
 // for its end.
-func (l *Launcher) keep(ctx context.Context, p *plan.Plan, at int, fds []int) error {
+func (l *Launcher) keep(ctx context.Context, p *plan.Plan, at int, fds []int, flags uint32) error {
 	end, err := p.Encode(Arch)
 	if err != nil {
 		return err
 	}
 	c := make(chan error, 1)
 	l.mu.Lock()
+	if l.isDead { // and has told those who waited
+		l.mu.Unlock()
+		return ErrDied
+	}
 	l.nextID++
 	id := l.nextID
 	l.held[id] = c
 	l.mu.Unlock()
-	h := rawproc.Header{Op: rawproc.OpHold, ID: id, Register: uint32(at)}
+	h := rawproc.Header{Op: rawproc.OpHold, ID: id, Register: uint32(at), Flags: flags}
 	if err := l.request(ctx, h, end, fds); err != nil {
 		return err
 	}
@@ -343,7 +347,7 @@ func (s *State) GiveBack(first uint32) error {
 
 func overlaps(list []user.SubID, first uint32) bool {
 	for _, r := range list {
-		if r.SubID < int64(first)+RangeSize && r.SubID+r.Count > int64(first) {
+		if r.Count > 0 && r.SubID < int64(first)+RangeSize && r.SubID > int64(first)-r.Count {
 			return true
 		}
 	}
@@ -382,22 +386,26 @@ func subordinateOfOthers() ([]user.SubID, error) {
 	return list, nil
 }
 
+// Kept is what PruneState could not remove.
+type Kept struct {
+	Path string
+	Err  error
+}
+
 // PruneState removes what programs left in a state directory that were killed
 // together with their launcher, and returns the names. clean removes what the
-// lines of an owner file name, and tells what it removed; where it fails, the
-// file stays for the next time.
-func PruneState(path string, clean func(line string) (string, error)) ([]string, error) {
+// lines of an owner file name, and tells what that was; where it fails, the file
+// stays for the next time.
+func PruneState(path string, clean func(line string) (string, error)) (removed []string, kept []Kept, err error) {
 	s, err := openExisting(path)
 	if err != nil || s == nil {
-		return nil, err
+		return nil, nil, err
 	}
 	defer s.remove()
 	entries, err := os.ReadDir(path)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	var removed []string
-	var failed []error
 	for _, e := range entries {
 		if !strings.HasPrefix(e.Name(), "owner-") || e.Name() == s.name {
 			continue
@@ -407,35 +415,50 @@ func PruneState(path string, clean func(line string) (string, error)) ([]string,
 			continue
 		}
 		if unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB) == nil {
-			gone, err := cleanAll(fd, clean)
-			removed = append(removed, gone...)
-			if err != nil {
-				failed = append(failed, err)
-			} else if err := unix.Unlinkat(s.dir, e.Name(), 0); err == nil {
-				removed = append(removed, filepath.Join(path, e.Name()))
+			gone, left := cleanAll(fd, clean)
+			owner := filepath.Join(path, e.Name())
+			if len(left) == 0 {
+				if err := unix.Unlinkat(s.dir, e.Name(), 0); err == nil {
+					gone = append(gone, owner)
+				} else if !errors.Is(err, unix.ENOENT) {
+					left = append(left, Kept{owner, os.NewSyscallError("unlinkat", err)})
+				}
 			}
+			removed, kept = append(removed, gone...), append(kept, left...)
 		}
 		_ = unix.Close(fd)
 	}
-	return removed, errors.Join(failed...)
+	return removed, kept, nil
 }
 
-// cleanAll has every line of an owner file cleaned up.
-func cleanAll(fd int, clean func(line string) (string, error)) (removed []string, err error) {
-	buf := make([]byte, 64<<10)
-	n, err := unix.Pread(fd, buf, 0)
-	if err != nil {
-		return nil, os.NewSyscallError("pread", err)
+// cleanAll has every line of an owner file cleaned up. A line is written before what
+// it names is made: what was cut off in writing names nothing, or something else.
+func cleanAll(fd int, clean func(line string) (string, error)) (removed []string, kept []Kept) {
+	var text []byte
+	for buf := make([]byte, 64<<10); ; {
+		n, err := unix.Pread(fd, buf, int64(len(text)))
+		if err != nil {
+			return nil, []Kept{{"owner file", os.NewSyscallError("pread", err)}}
+		}
+		if n == 0 {
+			break
+		}
+		text = append(text, buf[:n]...)
 	}
-	var errs []error
-	for line := range strings.Lines(string(buf[:n])) {
-		gone, err := clean(strings.TrimSuffix(line, "\n"))
-		errs = append(errs, err)
-		if gone != "" {
-			removed = append(removed, gone)
+	for line := range strings.Lines(string(text)) {
+		line, whole := strings.CutSuffix(line, "\n")
+		if !whole {
+			break
+		}
+		path, err := clean(line)
+		switch {
+		case err != nil:
+			kept = append(kept, Kept{path, err})
+		case path != "":
+			removed = append(removed, path)
 		}
 	}
-	return removed, errors.Join(errs...)
+	return removed, kept
 }
 
 func openExisting(path string) (*State, error) {

@@ -19,7 +19,7 @@ import (
 func program(t *testing.T, files map[string]string) string {
 	t.Helper()
 	if !rawproc.Supported {
-		t.Skip("needs amd64")
+		t.Skip("needs amd64 or arm64")
 	}
 	if _, err := exec.LookPath("go"); err != nil {
 		t.Skipf("needs the go command: %v", err)

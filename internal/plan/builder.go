@@ -3,8 +3,10 @@ package plan
 import (
 	"encoding/binary"
 	"fmt"
+	"strconv"
 	"strings"
 	"sync"
+	"unicode"
 )
 
 // Registers hands out the registers of one container: its plans share them.
@@ -30,6 +32,8 @@ type Builder struct {
 	count *Reg // the register of write counts, once there is one
 
 	labels bool
+	// untimed tells that from here on no time can be taken.
+	untimed bool
 
 	// Of a silent builder in the pool: the memory of the plan before.
 	steps  []Step
@@ -47,7 +51,7 @@ func NewBuilder(phase Phase, arch Arch, regs *Registers) *Builder {
 // that were given back by [Plan.Release].
 func NewSilentBuilder(phase Phase, arch Arch, regs *Registers) *Builder {
 	b := released.Get().(*Builder) //nolint:forcetypeassert // the pool's own
-	b.arch, b.regs, b.count = arch, regs, nil
+	b.arch, b.regs, b.count, b.untimed = arch, regs, nil, false
 	b.p = &Plan{Phase: phase, Steps: b.steps[:0], data: b.data[:0], relocs: b.relocs[:0], from: b}
 	clear(b.seen)
 	return b
@@ -73,6 +77,10 @@ func (p *Plan) Release() {
 
 // Plan returns what was built.
 func (b *Builder) Plan() *Plan { return b.p }
+
+// Untimed says that before no step that follows can the time be taken: a filter
+// forbids the call.
+func (b *Builder) Untimed() { b.untimed = true }
 
 // Len is the number of steps so far.
 func (b *Builder) Len() int { return len(b.p.Steps) }
@@ -128,7 +136,7 @@ func (b *Builder) vector(list []string) Arg {
 
 // add appends a step; label is called where labels are wanted.
 func (b *Builder) add(call Call, label func() string, path string, args ...Arg) *Step {
-	s := Step{Call: call, Dst: -1, Path: path, Op: call.String()}
+	s := Step{Call: call, Dst: -1, Path: path, Op: call.String(), Untimed: b.untimed}
 	if b.labels {
 		s.Label = label()
 	}
@@ -142,7 +150,7 @@ func (b *Builder) result(s *Step, name string) Reg {
 	r := b.regs.New(name)
 	s.Dst = r.n
 	if b.labels {
-		s.Label += " = <" + name + ">"
+		s.Label += " = " + r.String()
 	}
 	return r
 }
@@ -162,6 +170,15 @@ func (b *Builder) Hint(path, hint string) {
 	s.Hint = hint
 }
 
+// PageSize is the size in bytes of a page of memory, the largest of those that
+// kernels of the architecture may have.
+func (b *Builder) PageSize() int64 {
+	if b.arch == ARM64 {
+		return 64 << 10 // or 4 KiB, or 16
+	}
+	return 4 << 10
+}
+
 // Dir is a directory descriptor that a path is relative to.
 type Dir struct {
 	arg Arg
@@ -173,6 +190,9 @@ func (d Dir) String() string {
 	if d.arg.kind == argReg {
 		return d.reg.String()
 	}
+	if d == Kept {
+		return "<kept>"
+	}
 	return "AT_FDCWD"
 }
 
@@ -183,7 +203,15 @@ var CWD = Dir{arg: Imm(ATFDCWD)}
 func (r Reg) At() Dir { return Dir{r.Arg(), r} }
 
 // String is how Explain shows the register.
-func (r Reg) String() string { return "<" + r.name + ">" }
+func (r Reg) String() string { return "<" + oneLine(r.name) + ">" }
+
+// oneLine quotes what would break a line of Explain: names may hold paths.
+func oneLine(s string) string {
+	if strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsPrint(r) || r == unicode.ReplacementChar }) {
+		return strconv.Quote(s)
+	}
+	return s
+}
 
 func (b *Builder) oflags(f uint64) uint64 {
 	if b.arch != ARM64 {
@@ -245,7 +273,8 @@ func (b *Builder) Unlinkat(dir Dir, path string, flags uint64) {
 
 // Read adds read(2) of up to n bytes that nobody looks at.
 func (b *Builder) Read(fd Reg, n int) {
-	b.add(callRead, func() string { return fmt.Sprintf("read(%s, <%d bytes>, %d)", fd, n, n) }, "", fd.Arg(), Arg{argPtr, b.place(make([]byte, n))}, Imm(n))
+	buf := Arg{argPtr, b.place(make([]byte, max(n, 1)))} // none needs an address as well
+	b.add(callRead, func() string { return fmt.Sprintf("read(%s, <%d bytes>, %d)", fd, n, n) }, "", fd.Arg(), buf, Imm(n))
 }
 
 // Write adds write(2) of all of data; Explain shows its length only, when it is long.
@@ -345,7 +374,8 @@ func (b *Builder) FsconfigCreate(fs Reg, path string) {
 // FsconfigReadOnly makes a file system that is mounted already read-only, with
 // all its mounts.
 func (b *Builder) FsconfigReadOnly(fs Reg, path string) {
-	b.add(callFsconfig, func() string { return fmt.Sprintf("fsconfig(%s, FSCONFIG_SET_FLAG, \"ro\", NULL, 0)", fs) }, path, fs.Arg(), Imm(0), b.str("ro"), Imm(0), Imm(0))
+	b.FsconfigFlag(fs, "ro")
+	b.Hint(path, "")
 	b.add(callFsconfig, func() string { return fmt.Sprintf("fsconfig(%s, FSCONFIG_CMD_RECONFIGURE, NULL, NULL, 0)", fs) }, path, fs.Arg(), Imm(7), Imm(0), Imm(0), Imm(0))
 }
 
@@ -405,6 +435,11 @@ func (b *Builder) Sethostname(name string) {
 	b.add(callSethostname, func() string { return fmt.Sprintf("sethostname(%q, %d)", name, len(name)) }, "", b.str(name), Imm(len(name)))
 }
 
+// Setdomainname adds setdomainname(2).
+func (b *Builder) Setdomainname(name string) {
+	b.add(callSetdomainname, func() string { return fmt.Sprintf("setdomainname(%q, %d)", name, len(name)) }, "", b.str(name), Imm(len(name)))
+}
+
 // LinkUp adds what brings a network interface up: a socket and two ioctls'
 // worth of one, SIOCSIFFLAGS with IFF_UP (netdevice(7)).
 func (b *Builder) LinkUp(link string) {
@@ -420,6 +455,21 @@ func (b *Builder) LinkUp(link string) {
 
 // Setsid adds setsid(2).
 func (b *Builder) Setsid() { b.add(callSetsid, func() string { return "setsid()" }, "") }
+
+// OpenSlave adds ioctl(2) with TIOCGPTPEER: the slave of a terminal by its master,
+// whatever lies in /dev/pts by now (ioctl_tty(2), Linux 4.13).
+func (b *Builder) OpenSlave(master Reg) Reg {
+	const tiocgptpeer = 0x5441
+	return b.result(b.add(callIoctl, func() string { return fmt.Sprintf("ioctl(%s, TIOCGPTPEER, O_RDWR|O_NOCTTY|O_CLOEXEC)", master) }, "/dev/pts",
+		master.Arg(), Imm(tiocgptpeer), Imm(ORDWR|ONOCTTY|OCLOEXEC)), "terminal")
+}
+
+// ControlTerminal adds ioctl(2) with TIOCSCTTY: the terminal that fd is becomes that
+// of the caller's session.
+func (b *Builder) ControlTerminal(fd int) {
+	const tiocsctty = 0x540e
+	b.add(callIoctl, func() string { return fmt.Sprintf("ioctl(%d, TIOCSCTTY, 0)", fd) }, "/dev/tty", Imm(fd), Imm(tiocsctty), Imm(0))
+}
 
 // Prlimit adds prlimit64(2) on the caller itself.
 func (b *Builder) Prlimit(resource int, name string, soft, hard uint64) {
@@ -463,6 +513,40 @@ func (b *Builder) Seccomp(filter []uint64, flags uint64, what string) {
 		return fmt.Sprintf("seccomp(SECCOMP_SET_MODE_FILTER, %#x, {len=%d, %s})", flags, len(filter), what)
 	}, "seccomp",
 		Imm(setModeFilter), Imm(flags), fprog)
+}
+
+// LandlockCreateRuleset adds landlock_create_ruleset(2); attr is its structure, in
+// little-endian words: files, net, scopes.
+func (b *Builder) LandlockCreateRuleset(attr []byte) Reg {
+	return b.result(b.add(callLandlockCreateRuleset, func() string {
+		w := func(i int) uint64 { return binary.LittleEndian.Uint64(attr[8*i:]) }
+		return fmt.Sprintf("landlock_create_ruleset({fs=%#x, net=%#x, scoped=%#x}, %d, 0)", w(0), w(1), w(2), len(attr))
+	}, "landlock", Arg{argPtr, b.place(attr)}, Imm(len(attr)), Imm(0)), "ruleset")
+}
+
+// LandlockAddPath adds landlock_add_rule(2) for a file, or a folder with all
+// below it.
+func (b *Builder) LandlockAddPath(ruleset, beneath Reg, rights uint64, path string) {
+	// struct landlock_path_beneath_attr is packed: the rights, then the descriptor.
+	attr := b.words(rights, 0)
+	b.add(callPoke, func() string { return "poke " + beneath.String() }, path, Arg{argPtr, attr.value + 8}, beneath.Arg())
+	const pathBeneath = 1
+	b.add(callLandlockAddRule, func() string {
+		return fmt.Sprintf("landlock_add_rule(%s, LANDLOCK_RULE_PATH_BENEATH, {%#x, %s}, 0)", ruleset, rights, beneath)
+	}, path, ruleset.Arg(), Imm(pathBeneath), attr, Imm(0))
+}
+
+// LandlockAddPort adds landlock_add_rule(2) for a TCP port.
+func (b *Builder) LandlockAddPort(ruleset Reg, port, rights uint64) {
+	const netPort = 2
+	b.add(callLandlockAddRule, func() string {
+		return fmt.Sprintf("landlock_add_rule(%s, LANDLOCK_RULE_NET_PORT, {%#x, %d}, 0)", ruleset, rights, port)
+	}, "", ruleset.Arg(), Imm(netPort), b.words(rights, port), Imm(0))
+}
+
+// LandlockRestrictSelf adds landlock_restrict_self(2).
+func (b *Builder) LandlockRestrictSelf(ruleset Reg) {
+	b.add(callLandlockRestrictSelf, func() string { return fmt.Sprintf("landlock_restrict_self(%s, 0)", ruleset) }, "landlock", ruleset.Arg(), Imm(0))
 }
 
 // Setgroups adds setgroups(2).
@@ -517,6 +601,25 @@ func (b *Builder) Unshare(flags uint64) {
 	b.add(callUnshare, func() string { return fmt.Sprintf("unshare(%s)", names(unshareFlags, flags)) }, "", Imm(flags))
 }
 
+// Setns adds setns(2); kind is one of the flags of unshare(2).
+func (b *Builder) Setns(fd Reg, kind uint64, path string) {
+	b.add(callSetns, func() string { return fmt.Sprintf("setns(%s, %s)", fd, names(unshareFlags, kind)) }, path, fd.Arg(), Imm(kind))
+}
+
+// InChild has a child of the caller do the steps that f adds, in the PID namespace that
+// setns(2) chose for children; the next step waits for its end. It shares memory and
+// descriptors, so what it opens is there; hint is for where there can be none.
+func (b *Builder) InChild(hint string, f func()) {
+	at := len(b.p.Steps)
+	b.add(callInside, func() string { return "" }, "").Hint = hint
+	f()
+	n := len(b.p.Steps) - at - 1
+	b.p.Steps[at].Args[0] = Imm(n)
+	if b.labels {
+		b.p.Steps[at].Label = fmt.Sprintf("clone3({flags=CLONE_VM|CLONE_VFORK|CLONE_FILES}): the child does the next %d steps", n)
+	}
+}
+
 // UnblockSignals adds rt_sigprocmask(2) with an empty mask.
 func (b *Builder) UnblockSignals() {
 	const setmask = 2
@@ -542,15 +645,29 @@ func (b *Builder) Execve(path string, argv, envp Environment, argc, envc int) {
 // Verify is a check that a descriptor is what its path claims: statx(2), then a
 // comparison of the file type and, for devices, of the numbers.
 func (b *Builder) Verify(fd Reg, path string, mode uint16, major, minor uint32) {
-	const emptyPath, basic = ATEmptyPath, 0x7ff
 	const sIFMT = 0o170000
-	buf := Arg{argPtr, b.place(make([]byte, 256))}
-	b.add(callStatx, func() string { return fmt.Sprintf("statx(%s, \"\", AT_EMPTY_PATH, STATX_BASIC_STATS)", fd) }, path, fd.Arg(), b.str(""), Imm(emptyPath), Imm(basic), buf)
+	buf := b.statx(fd, path)
 	// struct statx: stx_mode is the 16 bits at 28; stx_rdev_major and _minor stand at 128 and 132.
 	b.check(buf.value+24, sIFMT<<32, uint64(mode)<<32, func() string { return fmt.Sprintf("stx_mode&S_IFMT == %#o", mode) }, path, estale)
 	if major != 0 {
 		b.check(buf.value+128, ^uint64(0), uint64(major)|uint64(minor)<<32, func() string { return fmt.Sprintf("stx_rdev == %d:%d", major, minor) }, path, estale)
 	}
+}
+
+// statx adds statx(2) of a descriptor; the result is where struct statx will be.
+func (b *Builder) statx(fd Reg, path string) Arg {
+	const emptyPath, basic = ATEmptyPath, 0x7ff
+	buf := Arg{argPtr, b.place(make([]byte, 256))}
+	b.add(callStatx, func() string { return fmt.Sprintf("statx(%s, \"\", AT_EMPTY_PATH, STATX_BASIC_STATS)", fd) }, path, fd.Arg(), b.str(""), Imm(emptyPath), Imm(basic), buf)
+	return buf
+}
+
+// VerifyFolder is Verify of a folder: statx(2), then a comparison of which it is.
+func (b *Builder) VerifyFolder(fd Reg, path string, major, minor uint32, ino uint64) {
+	buf := b.statx(fd, path)
+	// struct statx: stx_ino stands at 32, stx_dev_major and _minor at 136 and 140.
+	b.check(buf.value+32, ^uint64(0), ino, func() string { return fmt.Sprintf("stx_ino == %d", ino) }, path, estale)
+	b.check(buf.value+136, ^uint64(0), uint64(major)|uint64(minor)<<32, func() string { return fmt.Sprintf("stx_dev == %d:%d", major, minor) }, path, estale)
 }
 
 // Inside checks that the working directory lies below the root: getcwd(2)
@@ -587,11 +704,49 @@ func (b *Builder) RemoveState(dir, ids int, owner, path string) {
 // RemoveGroups removes a control group, name in the folder parent, with all groups
 // below it. Their processes have ended; one that is gone is no error.
 func (b *Builder) RemoveGroups(parent, name string) {
-	b.add(callSweep, func() string { return fmt.Sprintf("sweep %s/%s", parent, name) }, parent+"/"+name, b.str(parent), b.str(name))
+	b.add(callSweep, func() string { return "sweep " + oneLine(parent+"/"+name) }, parent+"/"+name, b.str(parent), b.str(name))
 }
 
 // WriteSelf adds write(2) of "0" to a file tasks of cgroup v1: the caller enters
 // the group.
 func (b *Builder) WriteSelf(fd Reg) {
 	b.add(callWrite, func() string { return fmt.Sprintf("write(%s, \"0\", 1) = 1", fd) }, "tasks", fd.Arg(), b.str("0"), Imm(1))
+}
+
+// WriteFile adds the steps that write a text to a file that is there; path is what it is
+// called where that fails.
+func (b *Builder) WriteFile(dir Dir, file, text, path string) {
+	fd := b.Openat(dir, file, OWRONLY|OCLOEXEC, 0, file)
+	b.Hint(path, "")
+	b.Write(fd, []byte(text), path)
+	b.Close(fd)
+}
+
+// UserNamespace adds the steps that make a user namespace of the given maps, as
+// uid_map and gid_map of user_namespaces(7) have them, and open it: a mount takes
+// it by IDMap.
+func (b *Builder) UserNamespace(uids, gids string, name string) Reg {
+	proc := b.result(b.add(callHolder, func() string { return "clone3({flags=CLONE_NEWUSER}), to hold it" }, name), "holder")
+	b.WriteFile(proc.At(), "uid_map", uids, name)
+	b.WriteFile(proc.At(), "gid_map", gids, name)
+	ns := b.Openat(proc.At(), "ns/user", OCLOEXEC, 0, name)
+	b.Close(proc)
+	b.add(callRelease, func() string { return "kill(<holder>, SIGKILL)" }, name)
+	return ns
+}
+
+// IDMap adds mount_setattr(2) with MOUNT_ATTR_IDMAP: files on the mount show the
+// owners that the user namespace gives to those on the disk.
+func (b *Builder) IDMap(mount, userns Reg, flags uint64, path string) {
+	flags |= ATEmptyPath
+	attr := b.words(AttrIDMap, 0, 0, 0)
+	b.add(callPoke, func() string { return "poke " + userns.String() }, path, Arg{argPtr, attr.value + 24}, userns.Arg())
+	b.add(callMountSetattr, func() string {
+		return fmt.Sprintf("mount_setattr(%s, \"\", %s, {attr_set=%s, userns_fd=%s})", mount, names(treeFlags, flags), names(attrFlags, AttrIDMap), userns)
+	}, path, mount.Arg(), b.str(""), Imm(flags), attr, Imm(32))
+}
+
+// FsconfigFlag adds fsconfig(2) with FSCONFIG_SET_FLAG.
+func (b *Builder) FsconfigFlag(fs Reg, key string) {
+	b.add(callFsconfig, func() string { return fmt.Sprintf("fsconfig(%s, FSCONFIG_SET_FLAG, %q, NULL, 0)", fs, key) }, key, fs.Arg(), Imm(0), b.str(key), Imm(0), Imm(0))
 }

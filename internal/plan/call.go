@@ -12,15 +12,20 @@ const (
 	ARM64 Arch = "arm64"
 )
 
-// Call is a system call, or one of the three things that the interpreter does
-// itself: comparing, storing, and removing groups.
+// Call is a system call, or one of the things that the interpreter does itself:
+// comparing, storing, removing groups, holding a namespace, copying, and having a
+// child do steps.
 type Call int
 
 // The calls, by the names of their man pages.
 const (
-	callCheck Call = iota + 1 // compare a word of the data; not a system call
-	callPoke                  // store a register in the data; not a system call
-	callSweep                 // remove a control group with all below it; not a system call
+	callCheck   Call = iota + 1 // compare a word of the data; not a system call
+	callPoke                    // store a register in the data; not a system call
+	callSweep                   // remove a control group with all below it; not a system call
+	callHolder                  // clone a process that holds a new user namespace; not only a system call
+	callRelease                 // end it; not only a system call
+	callCopy                    // copy bytes between files; not one system call
+	callInside                  // have a child do the steps that follow; a clone3(2) with what belongs to it
 	callRead
 	callWrite
 	callClose
@@ -34,6 +39,7 @@ const (
 	callChdir
 	callChroot
 	callSethostname
+	callSetdomainname
 	callUmount2
 	callPivotRoot
 	callPrctl
@@ -52,6 +58,10 @@ const (
 	callOpenat2
 	callSymlinkat
 	callUnlinkat
+	callLinkat
+	callRenameat2
+	callUtimensat
+	callFtruncate
 	callDup3
 	callFcntl
 	callPrlimit
@@ -72,14 +82,25 @@ const (
 	callFlock
 	callSetitimer
 	callSchedSetscheduler
+	callLandlockCreateRuleset
+	callLandlockAddRule
+	callLandlockRestrictSelf
+	callSendfile
+	callMknodat
+	callFchownat
+	callFchmodat
 	callEnd
 )
 
 // number is what the interpreter takes for its own calls.
 const (
-	numberCheck = -1
-	numberPoke  = -2
-	numberSweep = -3
+	numberCheck   = -1
+	numberPoke    = -2
+	numberSweep   = -3
+	numberHolder  = -4
+	numberRelease = -5
+	numberCopy    = -6
+	numberInside  = -7
 )
 
 // numbers by arch/x86/entry/syscalls/syscall_64.tbl and
@@ -91,6 +112,10 @@ var calls = [callEnd]struct {
 	callCheck:             {"check", numberCheck, numberCheck},
 	callPoke:              {"poke", numberPoke, numberPoke},
 	callSweep:             {"sweep", numberSweep, numberSweep},
+	callHolder:            {"clone3", numberHolder, numberHolder},
+	callRelease:           {"kill", numberRelease, numberRelease},
+	callCopy:              {"copy", numberCopy, numberCopy},
+	callInside:            {"clone3", numberInside, numberInside},
 	callRead:              {"read", 0, 63},
 	callWrite:             {"write", 1, 64},
 	callClose:             {"close", 3, 57},
@@ -104,6 +129,7 @@ var calls = [callEnd]struct {
 	callChdir:             {"chdir", 80, 49},
 	callChroot:            {"chroot", 161, 51},
 	callSethostname:       {"sethostname", 170, 161},
+	callSetdomainname:     {"setdomainname", 171, 162},
 	callUmount2:           {"umount2", 166, 39},
 	callPivotRoot:         {"pivot_root", 155, 41},
 	callPrctl:             {"prctl", 157, 167},
@@ -122,6 +148,10 @@ var calls = [callEnd]struct {
 	callOpenat2:           {"openat2", 437, 437},
 	callSymlinkat:         {"symlinkat", 266, 36},
 	callUnlinkat:          {"unlinkat", 263, 35},
+	callLinkat:            {"linkat", 265, 37},
+	callRenameat2:         {"renameat2", 316, 276},
+	callUtimensat:         {"utimensat", 280, 88},
+	callFtruncate:         {"ftruncate", 77, 46},
 	callDup3:              {"dup3", 292, 24},
 	callFcntl:             {"fcntl", 72, 25},
 	callPrlimit:           {"prlimit64", 302, 261},
@@ -142,6 +172,15 @@ var calls = [callEnd]struct {
 	callFlock:             {"flock", 73, 32},
 	callSetitimer:         {"setitimer", 38, 103},
 	callSchedSetscheduler: {"sched_setscheduler", 144, 119},
+
+	callLandlockCreateRuleset: {"landlock_create_ruleset", 444, 444},
+	callLandlockAddRule:       {"landlock_add_rule", 445, 445},
+	callLandlockRestrictSelf:  {"landlock_restrict_self", 446, 446},
+
+	callSendfile: {"sendfile", 40, 71},
+	callMknodat:  {"mknodat", 259, 33},
+	callFchownat: {"fchownat", 260, 54},
+	callFchmodat: {"fchmodat", 268, 53},
 }
 
 // String returns the call's name as its man page has it.

@@ -10,10 +10,13 @@ import (
 
 // The layout that internal/rawproc reads; it has the same numbers.
 //
-//	header  32 bytes: magic u32, version u32, steps u32, data u32, relocations u32, 12 reserved
-//	steps   80 bytes each: number i32, dst i16, tolerated u16, kinds [6]u8, 2 reserved, args [6]u64, errnos [4]u32
+//	header  32 bytes: magic u32, version u32, steps u32, data u32, relocations u32, times u32, 8 reserved
+//	steps   80 bytes each: number i32, dst i16, tolerated u16, kinds [6]u8, timed u8, 1 reserved, args [6]u64, errnos [4]u32
 //	relocs  u32 each, padded to a multiple of 8
 //	data    padded to a multiple of 8
+//
+// times is 0, or one more than the offset in the data of u64s, one for each step
+// and one for the end: CLOCK_MONOTONIC before each step that is timed.
 const (
 	magic      = 0x31504e49 // "INP1"
 	version    = 1
@@ -36,7 +39,11 @@ func (p *Plan) Encode(arch Arch) ([]byte, error) { return p.AppendEncode(nil, ar
 // AppendEncode is Encode to the end of a buffer, whose length must be a multiple
 // of 8.
 func (p *Plan) AppendEncode(buf []byte, arch Arch) ([]byte, error) {
-	size := headerSize + stepSize*len(p.Steps) + pad8(4*len(p.relocs)) + pad8(len(p.data))
+	ndata := pad8(len(p.data))
+	if p.Timed {
+		ndata += 8 * (len(p.Steps) + 1)
+	}
+	size := headerSize + stepSize*len(p.Steps) + pad8(4*len(p.relocs)) + ndata
 	if size > MaxSize {
 		return buf, fmt.Errorf("%w: %d bytes, at most %d", ErrEncoding, size, MaxSize)
 	}
@@ -48,8 +55,11 @@ func (p *Plan) AppendEncode(buf []byte, arch Arch) ([]byte, error) {
 	le.PutUint32(out[0:], magic)
 	le.PutUint32(out[4:], version)
 	le.PutUint32(out[8:], uint32(len(p.Steps)))
-	le.PutUint32(out[12:], uint32(pad8(len(p.data))))
+	le.PutUint32(out[12:], uint32(ndata))
 	le.PutUint32(out[16:], uint32(len(p.relocs)))
+	if p.Timed {
+		le.PutUint32(out[20:], uint32(pad8(len(p.data)))+1)
+	}
 	at := headerSize
 	for i, s := range p.Steps {
 		if len(s.Tolerate) > 4 {
@@ -65,6 +75,9 @@ func (p *Plan) AppendEncode(buf []byte, arch Arch) ([]byte, error) {
 		}
 		for j, e := range s.Tolerate {
 			le.PutUint32(b[64+4*j:], e)
+		}
+		if p.Timed && !s.Untimed {
+			b[14] = 1
 		}
 		at += stepSize
 	}
@@ -92,18 +105,34 @@ func Validate(b []byte) error {
 	if want != uint64(len(b)) || want > MaxSize || ndata%8 != 0 {
 		return fmt.Errorf("%w: %d bytes, the header says %d", ErrEncoding, len(b), want)
 	}
+	if times := uint64(le.Uint32(b[20:])); times != 0 && ((times-1)%8 != 0 || times-1+8*(nsteps+1) > ndata) {
+		return fmt.Errorf("%w: times at %d of %d bytes", ErrEncoding, times-1, ndata)
+	}
+	inner := uint64(0) // steps of a child before this one
 	for i := range nsteps {
-		if err := validateStep(b[headerSize+stepSize*i:], ndata); err != nil {
+		step := b[headerSize+stepSize*i:]
+		if int32(le.Uint32(step)) == numberInside {
+			if n := v0(step); argKind(step[8]) != argImm || i < inner || n >= nsteps-i {
+				return fmt.Errorf("%w: step %d: %d steps of a child", ErrEncoding, i+1, n)
+			}
+			inner = i + 1 + v0(step)
+			continue
+		}
+		if err := validateStep(step, ndata); err != nil {
 			return fmt.Errorf("%w: step %d: %w", ErrEncoding, i+1, err)
 		}
 	}
 	relocs := b[headerSize+stepSize*nsteps:]
 	data := b[uint64(len(b))-ndata:]
+	next := uint64(0)
 	for i := range nrelocs {
 		off := uint64(le.Uint32(relocs[4*i:]))
-		if off%8 != 0 || off+8 > ndata {
+		// One after another: a word that were relocated twice would be an address the
+		// second time, which the interpreter refuses.
+		if off%8 != 0 || off < next || off+8 > ndata {
 			return fmt.Errorf("%w: relocation %d at %d of %d bytes", ErrEncoding, i+1, off, ndata)
 		}
+		next = off + 8
 		if to := le.Uint64(data[off:]); to >= ndata {
 			return fmt.Errorf("%w: relocation %d points to %d of %d bytes", ErrEncoding, i+1, to, ndata)
 		}
@@ -111,10 +140,13 @@ func Validate(b []byte) error {
 	return nil
 }
 
+// v0 is a step's first argument.
+func v0(b []byte) uint64 { return binary.LittleEndian.Uint64(b[16:]) }
+
 func validateStep(b []byte, ndata uint64) error {
 	le := binary.LittleEndian
 	nr := int32(le.Uint32(b))
-	if nr < numberSweep || nr > 1023 {
+	if nr < numberInside || nr > 1023 {
 		return fmt.Errorf("system call %d", nr)
 	}
 	if dst := int16(le.Uint16(b[4:])); dst < -1 || dst >= MaxRegisters {
@@ -147,8 +179,11 @@ func validateStep(b []byte, ndata uint64) error {
 		}
 		return nil
 	}
+	if nr == numberCopy {
+		return nil
+	}
 	// The interpreter itself touches the data for these two: eight bytes.
-	if nr < 0 {
+	if nr == numberCheck || nr == numberPoke {
 		if v := le.Uint64(b[16:]); argKind(b[8]) != argPtr || v%4 != 0 || v > math.MaxInt32 || v+8 > ndata {
 			return fmt.Errorf("word at %d of %d bytes", v, ndata)
 		}

@@ -36,6 +36,7 @@ const (
 	AttrNoSuid     = 0x2
 	AttrNoDev      = 0x4
 	AttrNoExec     = 0x8
+	AttrIDMap      = 0x100000
 	AttrNoSymlinks = 0x200000
 
 	ResolveNoXDev       = 0x1
@@ -81,6 +82,7 @@ var (
 		{AttrNoSuid, "MOUNT_ATTR_NOSUID"},
 		{AttrNoDev, "MOUNT_ATTR_NODEV"},
 		{AttrNoExec, "MOUNT_ATTR_NOEXEC"},
+		{AttrIDMap, "MOUNT_ATTR_IDMAP"},
 		{AttrNoSymlinks, "MOUNT_ATTR_NOSYMFOLLOW"},
 	}
 	treeFlags = []flagName{
@@ -100,6 +102,7 @@ var (
 		{0x10000000, "CLONE_NEWUSER"},
 		{0x20000000, "CLONE_NEWPID"},
 		{0x40000000, "CLONE_NEWNET"},
+		{0x00000080, "CLONE_NEWTIME"},
 	}
 )
 

@@ -52,12 +52,14 @@ type Step struct {
 	Path     string   // what it acts upon, for errors; may be empty
 	Op       string   // the call's name, for errors
 	Hint     string   // what it is for, in the host's words; may be empty
+	Untimed  bool     // the time before it cannot be taken
 }
 
 // Plan is a list of steps with their data.
 type Plan struct {
 	Phase  Phase
 	Steps  []Step
+	Timed  bool // the interpreter takes the time of each step
 	data   []byte
 	relocs []uint32 // where the data holds an offset that must become an address
 	from   *Builder // whose memory it is; nil: its own

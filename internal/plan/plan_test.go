@@ -1,6 +1,9 @@
 package plan
 
 import (
+	"encoding/binary"
+	"fmt"
+	"os"
 	"strings"
 	"testing"
 
@@ -49,6 +52,8 @@ func TestValidateRefuses(t *testing.T) {
 		"tolerated":       func(b []byte) { b[headerSize+6] = 5 },
 		"kind":            func(b []byte) { b[headerSize+8] = 9 },
 		"pointer":         func(b []byte) { b[headerSize+8] = 1; b[headerSize+16+7] = 1 },
+		"times":           func(b []byte) { b[20] = 2 },
+		"times beyond":    func(b []byte) { b[22] = 1; b[20] = 1 },
 		"register number": func(b []byte) { b[headerSize+8] = 2; b[headerSize+16+7] = 1 },
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -57,6 +62,35 @@ func TestValidateRefuses(t *testing.T) {
 			require.ErrorIs(t, Validate(b), ErrEncoding)
 		})
 	}
+}
+
+// A timed plan has room for a time before each step and one for the end; the steps
+// of it that can be timed say so.
+func TestTimed(t *testing.T) {
+	b := NewBuilder(Exec, AMD64, &Registers{})
+	b.Umask(0)
+	b.Untimed()
+	b.Umask(1)
+	p := b.Plan()
+	plain, err := p.Encode(AMD64)
+	require.NoError(t, err)
+	_, err = p.Times(plain)
+	require.ErrorIs(t, err, ErrEncoding, "it is not timed")
+	p.Timed = true
+	timed, err := p.AppendEncode(make([]byte, 16), AMD64)
+	timed = timed[16:]
+	require.NoError(t, err)
+	require.Len(t, timed, len(plain)+3*8)
+	require.Equal(t, []byte{1, 0}, []byte{timed[headerSize+14], timed[headerSize+stepSize+14]})
+	at := len(timed) - int(binary.LittleEndian.Uint32(timed[12:])) + int(binary.LittleEndian.Uint32(timed[20:])) - 1
+	for i := range 3 {
+		binary.LittleEndian.PutUint64(timed[at+8*i:], uint64(100+i))
+	}
+	times, err := p.Times(timed)
+	require.NoError(t, err)
+	require.Equal(t, []int64{100, 101, 102}, times)
+	_, err = p.Times(nil)
+	require.ErrorIs(t, err, ErrEncoding)
 }
 
 func TestTooManyTolerated(t *testing.T) {
@@ -92,16 +126,19 @@ func TestCallTable(t *testing.T) {
 	}
 }
 
-func FuzzValidate(f *testing.F) {
-	for _, arch := range []Arch{AMD64, ARM64} {
-		b, err := sample().Encode(arch)
-		if err != nil {
-			f.Fatal(err)
+// The numbers are those of the table that is generated from x/sys.
+func TestCallNumbers(t *testing.T) {
+	text, err := os.ReadFile("../../security/syscalls.go")
+	require.NoError(t, err)
+	_, amd64, ok := strings.Cut(string(text), `"amd64": {`)
+	require.True(t, ok)
+	amd64, arm64, ok := strings.Cut(amd64, `"arm64": {`)
+	require.True(t, ok)
+	for c := Call(1); c < callEnd; c++ {
+		if calls[c].amd64 < 0 {
+			continue // the interpreter's own
 		}
-		f.Add(b)
+		require.Regexp(t, fmt.Sprintf(`"%s": +%d,`, calls[c].name, calls[c].amd64), amd64)
+		require.Regexp(t, fmt.Sprintf(`"%s": +%d,`, calls[c].name, calls[c].arm64), arm64)
 	}
-	f.Add([]byte{})
-	f.Fuzz(func(_ *testing.T, b []byte) {
-		_ = Validate(b) // it may refuse, it may not panic
-	})
 }

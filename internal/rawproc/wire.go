@@ -3,13 +3,17 @@ package rawproc
 // Header begins every request of the host, to the launcher and to an init. The
 // plans follow, in the message or in a sealed memfd.
 type Header struct {
-	Op       uint32
-	ID       uint32 // of the container, or of the job
-	Flags    uint32
-	FDs      uint32 // descriptors that come with it, in this and following messages
-	Size     uint64 // bytes of plans
-	Clone    uint64 // clone flags of init
-	Register uint32 // the first descriptor's register, the others follow
+	Op    uint32
+	ID    uint32 // of the container, or of the job
+	Flags uint32
+	FDs   uint32 // descriptors that come with it, in this and following messages
+	Size  uint64 // bytes of plans
+	// Clone are init's clone flags; of OpSetup the registers of the descriptors that
+	// init keeps for OpOpen, each plus one, 12 bits apiece.
+	Clone uint64
+	// Register is the first descriptor's, the others follow; of OpOpen where the path
+	// begins: 0 is the root, n the n-th of those that init keeps.
+	Register uint32
 	Prepare  uint32 // sizes of the encoded plans, in this order; of OpSetup: shape
 	Parent   uint32 // of OpSetup: the container's own half
 	Teardown uint32
@@ -19,7 +23,9 @@ type Header struct {
 	// launcher's number of a descriptor that it holds, of OpJob which of the
 	// request's descriptors, from 1; 0 for none.
 	Cgroup uint32
-	_      uint32
+	// StepIn is the size of the step-in plan, which comes last; 0: the launcher clones
+	// init itself.
+	StepIn uint32
 }
 
 // HeaderSize is Header's size on the wire.
@@ -37,6 +43,10 @@ const (
 	OpOpen    = 19 // a file below the root, for reading
 	OpKillAll = 20 // everything but init
 	OpKill    = 21 // the process whose id in the container Register holds
+	OpFiles   = 22 // a process that opens and writes files, at the socket that comes along
+	// OpRun is that process's one request: a plan. It is answered with Parent registers
+	// from Prepare on, and as descriptors those of them that are not negative.
+	OpRun = 32
 )
 
 // Answers.
@@ -51,14 +61,35 @@ const (
 	AnsExited  = 18
 	AnsEmpty   = 19 // nothing but init is left
 	AnsOpened  = 20
+	AnsFiles   = 21 // with the pidfd of that process, or an error
+	AnsRan     = 32
 )
 
 // Flags of a request.
 const (
-	FlagMemfd  = 1 // the first descriptor is a memfd that holds the plans
-	FlagMain   = 2 // when this job ends, kill everything and say AnsEmpty
-	FlagFinish = 4 // and then end
-	FlagQuiet  = 8 // OpSetup: answer failures only
+	FlagMemfd  = 1   // the first descriptor is a memfd that holds the plans
+	FlagMain   = 2   // when this job ends, kill everything and say AnsEmpty
+	FlagFinish = 4   // and then end
+	FlagQuiet  = 8   // OpSetup: answer failures only
+	FlagPath   = 16  // OpOpen: O_PATH
+	FlagLink   = 32  // OpOpen: O_NOFOLLOW, the link itself
+	FlagWrite  = 256 // OpOpen: O_RDWR
+	// FlagState is of OpHold: the plan removes what names all else that is held, and
+	// is left out where something of that could not be removed.
+	FlagState = 64
+	// FlagTrace is of what brings plans: the last descriptor is a file, to which the
+	// plans are written back before the answer, the times of their steps in them.
+	FlagTrace = 128
+	// FlagChain is of OpRun: where the plan before has failed, this one is not begun.
+	FlagChain = 512
+	// FlagNamespace is of OpOpen: the path names one of init's own namespaces, behind a
+	// magic link.
+	FlagNamespace = 1024
+	// FlagShared is of OpJob and OpKillAll: the PID namespace is not the container's
+	// own, and who kills is the host, by a control group.
+	FlagShared = 2048
+	// FlagTree is of OpOpen: a copy of the mount, attached nowhere and read-only.
+	FlagTree = 4096
 )
 
 // Where a spawn failed, in Answer.Phase.
@@ -69,6 +100,7 @@ const (
 	PhaseChild   = 4
 	PhaseExec    = 5
 	PhaseShape   = 6 // the first half of the child plan
+	PhaseStepIn  = 7 // step 0: the process that joins namespaces died
 )
 
 // Answer is what launcher and init send.
@@ -80,17 +112,19 @@ type Answer struct {
 	Errno  uint32
 	PID    uint32
 	Status uint32 // wait status
-	_      uint32
-	Time   int64 // CLOCK_MONOTONIC, nanoseconds: of the start, or of the end
-	User   int64 // nanoseconds
-	System int64
-	MaxRSS int64 // KiB
-	MinFlt int64
-	MajFlt int64
-	In     int64 // blocks of 512 bytes
-	Out    int64
-	Vol    int64 // context switches
-	Forced int64
+	// HostPID is the job's id where the answer is read, which init does not know:
+	// the reader takes it from the message's credentials. 0: not told.
+	HostPID uint32
+	Time    int64 // CLOCK_MONOTONIC, nanoseconds: of the start, or of the end
+	User    int64 // nanoseconds; of AnsSpawned and AnsStarted: when it was begun
+	System  int64
+	MaxRSS  int64 // KiB
+	MinFlt  int64
+	MajFlt  int64
+	In      int64 // blocks of 512 bytes
+	Out     int64
+	Vol     int64 // context switches
+	Forced  int64
 }
 
 // AnswerSize is Answer's size on the wire.
@@ -125,4 +159,19 @@ const (
 const (
 	initSocket = 3
 	initSignal = 4
+	initKept   = 5 // and on: at most MaxKept folders
+	// MaxKept is how many folders beside the root an init can open files in.
+	MaxKept  = 5
+	keptBits = 12
+	keptAt   = 64 // where they wait until their place is free
+	// filesKept is the one that a process of OpFiles keeps from one plan to the next.
+	filesKept = 4
 )
+
+// Kept is Header.Clone of OpSetup for these registers.
+func Kept(registers []int) (list uint64) {
+	for i, r := range registers {
+		list |= uint64(r+1) << (keptBits * i)
+	}
+	return list
+}

@@ -1,3 +1,0 @@
-package launcher
-
-const archName = "amd64"

@@ -1,5 +1,0 @@
-//go:build !amd64
-
-package launcher
-
-const archName = "arm64"

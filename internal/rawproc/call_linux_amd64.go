@@ -1,0 +1,4 @@
+package rawproc
+
+// Numbers that package syscall does not have for every architecture.
+const sysCopyFileRange = 326
