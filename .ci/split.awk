@@ -7,7 +7,7 @@
   to = "go tool test2json -t -p '" $3 "'"
   next
 }
-/^@@ end / {
+/^@@ (end|again)/ {
   if (to) close(to)
   to = ""
   print

@@ -166,8 +166,11 @@ func (s *stage) open(rel string, read bool) (int, *fileInfo, error) {
 			fd, err = s.r.init.OpenIn(ctx, s.kept, name, true)
 		}
 	}
-	if errors.Is(err, unix.ESRCH) {
+	switch {
+	case errors.Is(err, unix.ESRCH):
 		err = ErrEnded
+	case errors.Is(err, unix.EXDEV):
+		err = unix.ENOENT // to remove it, the overlay moves it to its work folder, outside of this one
 	}
 	if err != nil {
 		return -1, nil, &fs.PathError{Op: "open", Path: s.inside(rel), Err: err}

@@ -141,7 +141,8 @@ func (r *reporter) line(line string) {
 	}
 }
 
-// binary takes "begin PACKAGE" and "end PACKAGE CODE SECONDS".
+// binary takes "begin PACKAGE", "end PACKAGE CODE SECONDS", and "again": the package
+// that has not ended is begun anew.
 func (r *reporter) binary(words []string) bool {
 	switch {
 	case len(words) == 2 && words[0] == "begin":
@@ -155,6 +156,8 @@ func (r *reporter) binary(words []string) bool {
 		p.closing = true
 		r.endPackage(words[1], p, words[2] == "0")
 		fmt.Printf("%s\t%s\t%ss\n", verdict, words[1], words[3])
+	case len(words) == 1 && words[0] == "again":
+		clear(r.open)
 	default:
 		return false
 	}
@@ -181,10 +184,10 @@ func closing(line string) bool {
 	return false
 }
 
-// printSlow names the ten slowest tests.
+// printSlow names the slowest tests.
 func (r *reporter) printSlow() {
 	slices.SortFunc(r.slow, func(a, b event) int { return cmp.Compare(b.Elapsed, a.Elapsed) })
-	for i, e := range r.slow[:min(len(r.slow), 10)] {
+	for i, e := range r.slow[:min(len(r.slow), 30)] {
 		if i == 0 {
 			fmt.Print("slowest:")
 		}
