@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -217,16 +218,54 @@ func TestContained(t *testing.T) {
 		t.Run(k.name, func(t *testing.T) {
 			containertest.Require(t, k.needs...)
 			w := newWorld(t)
-			t.Run("main job", func(t *testing.T) { assault(t, w, asMain(w, p, k.opts...)) })
-			t.Run("Exec", func(t *testing.T) { assault(t, w, byExec(t, w, p, k.opts...)) })
+			t.Run("main job", func(t *testing.T) { assault(t, w, attacks, asMain(w, p, k.opts...)) })
+			t.Run("Exec", func(t *testing.T) { assault(t, w, attacks, byExec(t, w, p, k.opts...)) })
 		})
 	}
 }
 
-// assault makes all attacks and fails for each that got out.
-func assault(t *testing.T, w *world, run runner) {
+// Nor does a root or a folder that is made of layers let one out.
+func TestContainedInLayers(t *testing.T) {
+	containertest.Census(t)
+	containertest.Require(t, containertest.Containers)
+	p := attackPrograms(t)
+	usr := container.WithMounts(rootfs.Bind("/usr", "/usr", rootfs.ReadOnly()))
+	base, folder := t.TempDir(), t.TempDir()
+	require.NoError(t, os.Chmod(filepath.Dir(base), 0o700))
+	require.NoError(t, os.Chmod(folder, 0o700))
+	for _, d := range []string{"usr", "etc"} {
+		require.NoError(t, os.Mkdir(filepath.Join(base, d), 0o755))
+	}
+	for _, n := range []string{"bin", "sbin", "lib", "lib64"} {
+		if to, err := os.Readlink("/" + n); err == nil {
+			require.NoError(t, os.Symlink(to, filepath.Join(base, n)))
+		}
+	}
+	if _, err := container.Run(t.Context(), container.WithRoot(rootfs.Overlay(base)), usr, container.WithCommand("/bin/true")); errors.Is(err, errors.ErrUnsupported) {
+		t.Skip("needs Linux 6.6: user attributes in memory file systems")
+	}
+	for _, tt := range []struct {
+		name  string
+		opt   container.Option
+		asked []string // what is no attack there
+	}{
+		// It is there to be written to, /run is a part of it, and its size bounds both.
+		{"overlay", container.Options(container.WithRoot(rootfs.Overlay(base)), usr), []string{"write-system", "fill-run", "fill-inodes-run"}},
+		{"staged workspace", container.WithMounts(rootfs.Workspace(folder, "/work", rootfs.Staged())), nil},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			list := slices.DeleteFunc(slices.Clone(attacks), func(a attack) bool { return slices.Contains(tt.asked, a.name) })
+			require.Len(t, list, len(attacks)-len(tt.asked))
+			w := newWorld(t)
+			assault(t, w, list, byExec(t, w, p, tt.opt))
+		})
+	}
+}
+
+// assault makes the attacks and fails for each that got out.
+func assault(t *testing.T, w *world, list []attack, run runner) {
 	t.Helper()
-	for _, a := range attacks {
+	for _, a := range list {
 		t.Run(a.name, func(t *testing.T) {
 			v, err := run(t, a)
 			require.NoError(t, err)

@@ -141,19 +141,23 @@ func byWorkingFolder(args []string) (string, error) {
 	})
 }
 
-// From each mount upwards: a root that is not the top of its mount leads out.
+// From each mount upwards: a root that is not the top of its mount leads out. So does
+// an old root that is left over it, one step up from the new one; two lead back again.
 func upFromMounts(args []string) (string, error) {
-	var dirs []string
+	var ways [][2]string
 	for _, m := range mountLines() {
-		dirs = append(dirs, m.at)
+		ways = append(ways, [2]string{m.at, fromRoot(args[0])})
+		for steps := 1; steps < 6; steps++ {
+			ways = append(ways, [2]string{m.at, strings.Repeat("../", steps) + strings.TrimPrefix(args[0], "/")})
+		}
 	}
-	return anyOf(dirs, func(dir string) (string, error) {
-		fd, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	return anyOf(ways, func(way [2]string) (string, error) {
+		fd, err := unix.Open(way[0], unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 		if err != nil {
 			return "", err
 		}
 		defer closing(fd)
-		file, err := unix.Openat(fd, fromRoot(args[0]), unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+		file, err := unix.Openat(fd, way[1], unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
 		if err != nil {
 			return "", err
 		}
