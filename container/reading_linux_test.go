@@ -372,7 +372,10 @@ func TestReadingSwappedNames(t *testing.T) {
 	containertest.Census(t)
 	needContainers(t)
 	n := 100
-	if os.Getenv("INLAY_CI") != "" && os.Getenv("INLAY_VM") == "" && !testing.Short() {
+	switch {
+	case os.Getenv("INLAY_VM") != "":
+		n = 20
+	case os.Getenv("INLAY_CI") != "" && !testing.Short():
 		n = 1000
 	}
 	for _, tt := range []struct {
