@@ -33,6 +33,8 @@ type host struct {
 	countsProcesses bool
 	// pidsByGroup tells that a control group limits them.
 	pidsByGroup bool
+	// remount tells that the kernel has no mount_setattr(2).
+	remount bool
 	// noTime tells that the kernel has no time namespaces, and the request goes without.
 	noTime bool
 	// killFile ends all of a container whose PID namespace is not its own, when its init
@@ -126,6 +128,7 @@ func compileLauncher(s *Spec, h *host, builder newBuilder) *plans {
 		SourceIsDir: h.sourceIsDir, NewIPC: s.isNew(namespace.IPC),
 		Sysctls: s.sysctlPaths(), NoUserNamespaces: s.isNew(namespace.User) && !s.UserNamespaceCreation,
 		MapRoot: h.mapRoot, MapMounts: !s.hostUser() && h.outer == nil, Workspaces: h.workspaces, UID: s.Job.uid(), GID: s.Job.gid(),
+		Remount:  h.remount,
 		HostRoot: s.hostUser() || h.outer == nil && namespace.Mapped(h.uids, 0),
 	}
 	p.given = regs.Count()

@@ -29,7 +29,7 @@ func (o origin) OpenTree(ctx context.Context, name string) (*os.File, error) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, fileTimeout)
 	defer cancel()
-	fd, err := r.init.OpenTree(ctx, name)
+	fd, err := r.init.OpenTree(ctx, name, !settable())
 	if errors.Is(err, unix.ESRCH) || errors.Is(err, unix.EPIPE) {
 		err = ErrEnded // init is gone
 	}

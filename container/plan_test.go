@@ -101,6 +101,8 @@ func TestGoldenPlans(t *testing.T) {
 	single := madeUp(plan.AMD64)
 	single.uids, single.gids = []namespace.IDMap{{ContainerID: 0, HostID: 0, Size: 1}}, []namespace.IDMap{{ContainerID: 0, HostID: 0, Size: 1}}
 	single.initUID, single.initGID, single.setgroups = 0, 0, false
+	old := madeUp(plan.AMD64)
+	old.remount = true
 	none := madeUp(plan.AMD64)
 	none.uids, none.gids, none.initUID, none.initGID, none.countsProcesses = nil, nil, 0, 0, false
 	other, err := New(WithID("other"), WithHostname("box"))
@@ -136,6 +138,10 @@ func TestGoldenPlans(t *testing.T) {
 		{"landlock", madeUp(plan.AMD64), []Option{
 			WithLandlock(security.AllowRead("/usr"), security.AllowWrite("/tmp"), security.AllowBind(), security.AllowConnect(443), security.ScopeSignals()),
 		}},
+		{"remount", old, []Option{
+			WithRoot(rootfs.Dir("/srv/root")), WithMounts(rootfs.Bind("/srv/data", "/data", rootfs.ReadOnly()), rootfs.Bind("/srv/file", "/file"), rootfs.Workspace("/srv/out", "/out")), WithDevice("/dev/kvm", "", ""),
+		}},
+		{"remount-host", old, nil},
 		{"clocks", madeUp(plan.AMD64), []Option{WithTimeOffsets(namespace.TimeOffsets{Monotonic: -time.Millisecond, Boottime: time.Hour})}},
 		{"join", madeUp(plan.AMD64), []Option{
 			WithJoinNamespace(namespace.Network, "/run/netns/blue"), WithJoinNamespaceFile(namespace.IPC, os.Stdin), WithNamespaceOf(other, namespace.UTS, namespace.Time),

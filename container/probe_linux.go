@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"unsafe"
 
@@ -178,6 +179,10 @@ func (d *description) kernel() Finding {
 	release := d.read("/proc/sys/kernel/osrelease")
 	var names, missing []string
 	for _, t := range d.trials {
+		if t.err != nil && t.name == mountSetattr {
+			f.Note = true
+			continue
+		}
 		names = append(names, t.name)
 		if t.err != nil {
 			missing = append(missing, fmt.Sprintf("%s (%v)", t.name, t.err))
@@ -186,12 +191,17 @@ func (d *description) kernel() Finding {
 	}
 	if f.OK = len(missing) == 0; f.OK {
 		f.Detail = fmt.Sprintf("Linux %s with %s", release, strings.Join(names, ", "))
+		if f.Note {
+			f.Detail += "; without " + mountSetattr + ": mounts are changed one by one, and none shows other owners"
+			f.Remedy = "Linux 5.12 and later have it, unless a seccomp filter hides it"
+		}
 		return f
 	}
+	f.Note = false
 	f.Detail = fmt.Sprintf("Linux %s without %s", release, strings.Join(missing, ", "))
-	f.Remedy = "this version needs Linux 5.12 or later"
-	if atLeast(release, 5, 12) {
-		f.Remedy = "Linux 5.12 and later have them: a seccomp filter hides them from this process, of an outer container or of a service\n" +
+	f.Remedy = "this version needs Linux 5.10 or later"
+	if atLeast(release, 5, 10) {
+		f.Remedy = "Linux 5.10 and later have them: a seccomp filter hides them from this process, of an outer container or of a service\n" +
 			"allow them there; Docker's and Podman's own filters do so in their current versions"
 	}
 	return f
@@ -732,15 +742,19 @@ func remedyOf(err error) string {
 	return ""
 }
 
-// tryCalls tries each system call that has no substitute, in its smallest form:
-// one that the kernel answers without doing anything.
+// mountSetattr is the one of them that has a substitute.
+const mountSetattr = "mount_setattr"
+
+// tryCalls tries each system call of a launch that another one cannot stand for, and
+// mount_setattr(2), in its smallest form: one that the kernel answers without doing
+// anything.
 func tryCalls(privileged bool) []trial {
 	return []trial{
 		{"openat2", tryOpenat2()},
 		{"close_range", unix.CloseRange(1<<32-1, 1<<32-1, 0)}, // since Linux 5.9; nothing can be open there
 		{"clone3", knows(tryClone3(0))},
 		{"pidfd_open", tryPidfdOpen()},
-		{"mount_setattr", tryMountSetattr()},
+		{mountSetattr, tryMountSetattr()},
 		{"fsopen", tryFsopen(privileged)},
 	}
 }
@@ -762,6 +776,10 @@ func tryPidfdOpen() error {
 	}
 	return unix.Close(fd)
 }
+
+// settable tells that there is mount_setattr(2). The filter of an outer container that
+// does not know the call may answer anything.
+var settable = sync.OnceValue(func() bool { return tryMountSetattr() == nil })
 
 // tryMountSetattr gives a structure of no bytes: EINVAL from a kernel that has
 // mount_setattr(2), since Linux 5.12, before it looks at any rights.

@@ -391,6 +391,7 @@ func (h *host) lookLimits() error {
 
 // lookFiles reads what the plans need to know of the host's files.
 func lookFiles(s *Spec, h *host) error {
+	h.remount = !settable()
 	root := s.root()
 	if root.Type == "host" {
 		m, err := rootfs.Look(root.EtcNames)

@@ -62,6 +62,9 @@ type Build struct {
 	Workspaces map[string]Owner
 	// UID and GID are the main job's.
 	UID, GID uint32
+	// Remount tells that the kernel has no mount_setattr(2): mounts are changed one by one
+	// once they are attached, and none shows other owners.
+	Remount bool
 	// Kept are, after Compile, the folders that hold what jobs changed: the root's
 	// last, where it is an overlay, those of staged workspaces in their order before.
 	Kept []plan.Reg
@@ -73,6 +76,33 @@ type Build struct {
 	devM          plan.Reg
 	userns        *plan.Reg // init's
 	onOldRoot     int       // mounts that lie on the old root
+	later         map[plan.Reg]attrs
+}
+
+// attrs are what a mount gets once it is attached.
+type attrs struct {
+	flags, set, propagation uint64
+	path                    string
+}
+
+// setattr changes a mount that is attached nowhere yet; where the kernel cannot, settle
+// does it.
+func (b *Build) setattr(c *plan.Builder, m plan.Reg, flags, set, propagation uint64, path string) {
+	if b.Remount {
+		b.later[m] = attrs{flags, set, propagation, path}
+		return
+	}
+	c.MountSetattr(m, flags, set, propagation, path)
+	c.Hint(path, "")
+}
+
+// settle changes a mount that has just been attached, if that could not be done before.
+func (b *Build) settle(c *plan.Builder, m plan.Reg) {
+	if a, ok := b.later[m]; ok {
+		delete(b.later, m)
+		c.Remount(m, a.flags, a.set, a.propagation, a.path)
+		c.Hint(a.path, "without mount_setattr(2), since Linux 5.12, each mount below must be within reach of the container's own ids")
+	}
 }
 
 // Owner is who owns a folder, and how its mount shows it.
@@ -107,7 +137,7 @@ var procFolders = []string{"acpi", "asound", "scsi"}
 // CompilePrepare emits the launcher's steps. They come first, so that the rest
 // can be compiled while the launcher is at work.
 func (b *Build) CompilePrepare() {
-	b.trees = map[string]plan.Reg{}
+	b.trees, b.later = map[string]plan.Reg{}, map[plan.Reg]attrs{}
 	switch b.Root.Type {
 	case "host":
 		for _, f := range b.Machine.Folders {
@@ -141,8 +171,7 @@ func (b *Build) CompilePrepare() {
 		if b.HostRoot {
 			// They are his: chmod(2) here would be chmod on the host, and so would be one of
 			// a masked file in /proc. A device on a read-only mount can be written to.
-			b.Prepare.MountSetattr(node, 0, plan.AttrReadOnly, 0, "/dev/"+d.name)
-			b.Prepare.Hint("/dev/"+d.name, "")
+			b.setattr(b.Prepare, node, 0, plan.AttrReadOnly, 0, "/dev/"+d.name)
 		}
 		b.trees["dev/"+d.name] = node
 	}
@@ -167,8 +196,7 @@ func (b *Build) tree(what, source string, attrs uint64, hint string) {
 	t := p.OpenTree(plan.CWD, source, plan.OpenTreeClone|plan.ATRecursive, "tree of "+source)
 	p.Hint(source, hint)
 	// Private at once: no mount that is made on the host later may spread here.
-	p.MountSetattr(t, plan.ATRecursive, attrs, plan.MSPrivate, source)
-	p.Hint(source, "")
+	b.setattr(p, t, plan.ATRecursive, attrs, plan.MSPrivate, source)
 	b.trees[what] = t
 }
 
@@ -242,12 +270,14 @@ func (b *Build) attach(c *plan.Builder, m plan.Reg, at, hint string) {
 		// A name in our own memory file system: no link can stand there.
 		c.MoveMount(m, b.root, at, 0)
 		c.Hint("/"+at, "")
+		b.settle(c, m)
 		return
 	}
 	target := c.Openat2(b.root, at, plan.OPATH|plan.OCLOEXEC, 0, resolve, at)
 	c.Hint("/"+at, hint)
 	c.MoveMount(m, target.At(), "", plan.MoveToEmpty)
 	c.Hint("/"+at, "a folder is mounted on a folder, a file on a file")
+	b.settle(c, m)
 }
 
 // hostRoot makes the root of Host: a memory file system with binds in it.
@@ -275,6 +305,7 @@ func (b *Build) hostRoot() {
 		c.Mkdirat(b.root, f, 0o755)
 		c.MoveMount(b.trees[f], b.root, f, 0)
 		c.Hint("/"+f, "")
+		b.settle(c, b.trees[f])
 	}
 	for _, n := range besides {
 		if to, ok := m.Links[n]; ok {
@@ -291,6 +322,7 @@ func (b *Build) etc() {
 	if b.wholeEtc() {
 		c.MoveMount(b.trees["etc"], b.root, "etc", 0)
 		c.Hint("/etc", "")
+		b.settle(c, b.trees["etc"])
 		f := c.Openat(b.root, "run/etc/.denied", plan.OWRONLY|plan.OCREAT|plan.OEXCL|plan.OCLOEXEC, 0, "denied")
 		c.Close(f)
 	}
@@ -301,6 +333,7 @@ func (b *Build) etc() {
 			b.placeholder("etc/"+e.Name, e.Folder)
 			c.MoveMount(b.trees["etc/"+e.Name], b.root, "etc/"+e.Name, 0)
 			c.Hint("/etc/"+e.Name, "")
+			b.settle(c, b.trees["etc/"+e.Name])
 		case e.Folder:
 			b.cover(c, "run/none", e.Name)
 		default:
@@ -351,6 +384,7 @@ func (b *Build) dirRoot() {
 	b.rootM = b.trees["root"]
 	c.MoveMount(b.rootM, plan.CWD, "/", 0)
 	c.Hint("/", "")
+	b.settle(c, b.rootM)
 	b.root = b.rootM.At()
 }
 
@@ -416,7 +450,7 @@ func (b *Build) maskProc(proc plan.Dir) {
 		switch {
 		case slices.Contains(procReadonly, n):
 			t = c.OpenTree(proc, n, plan.OpenTreeClone, "proc/"+n)
-			c.MountSetattr(t, 0, plan.AttrReadOnly|plan.AttrNoSuid|plan.AttrNoDev|plan.AttrNoExec, 0, "/proc/"+n)
+			b.setattr(c, t, 0, plan.AttrReadOnly|plan.AttrNoSuid|plan.AttrNoDev|plan.AttrNoExec, 0, "/proc/"+n)
 		case slices.Contains(procFolders, n) && b.Root.Type == "host":
 			t = c.OpenTree(b.root, "run/none", plan.OpenTreeClone, "mask")
 		case slices.Contains(procFolders, n):
@@ -426,6 +460,7 @@ func (b *Build) maskProc(proc plan.Dir) {
 		}
 		c.MoveMount(t, proc, n, 0)
 		c.Hint("/proc/"+n, "")
+		b.settle(c, t)
 	}
 }
 
@@ -446,6 +481,7 @@ func (b *Build) devNodes() {
 		c.Close(f)
 		c.MoveMount(b.trees["dev/"+d.name], b.dev, d.name, 0)
 		c.Hint("/dev/"+d.name, "")
+		b.settle(c, b.trees["dev/"+d.name])
 	}
 	for _, l := range [][2]string{
 		{"/proc/self/fd", "fd"}, {"/proc/self/fd/0", "stdin"}, {"/proc/self/fd/1", "stdout"}, {"/proc/self/fd/2", "stderr"}, {"pts/ptmx", "ptmx"},
@@ -479,7 +515,8 @@ func (b *Build) devMounts() {
 	}
 	b.showDevices(true)
 	if b.Root.Type != "host" {
-		c.MountSetattr(b.devM, 0, plan.AttrReadOnly, 0, "/dev")
+		b.setattr(c, b.devM, 0, plan.AttrReadOnly, 0, "/dev")
+		b.settle(c, b.devM)
 	}
 }
 

@@ -82,8 +82,7 @@ func (b *Build) prepareDevices() {
 		b.Prepare.Hint(d.Source, "the device must be there, and this program must be allowed to reach it")
 		b.Prepare.Verify(node, d.Source, uint16(n.Mode&sIFMT), n.Major, n.Minor)
 		if b.HostRoot {
-			b.Prepare.MountSetattr(node, 0, plan.AttrReadOnly, 0, d.Source) // as those of /dev
-			b.Prepare.Hint(d.Source, "")
+			b.setattr(b.Prepare, node, 0, plan.AttrReadOnly, 0, d.Source) // as those of /dev
 		}
 		b.trees[fmt.Sprint("device ", i)] = node
 	}

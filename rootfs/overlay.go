@@ -180,7 +180,7 @@ const (
 // mapRoot maps a tree of the root; where that is only for the better, a file system
 // that cannot be mapped is no fault.
 func (b *Build) mapRoot(what, source string) {
-	if !b.MapRoot[source] {
+	if !b.MapRoot[source] || b.Remount && !b.Root.IDMapped {
 		return
 	}
 	b.idMap(what, source)
@@ -201,7 +201,7 @@ func (b *Build) idMap(what, source string) {
 	b.Parent.Hint(source, idMapHint)
 }
 
-const idMapHint = "the file system, or one mounted below, cannot show its files with other owners (mount_setattr(2), MOUNT_ATTR_IDMAP)"
+const idMapHint = "the file system, or one mounted below, cannot show its files with other owners (mount_setattr(2), MOUNT_ATTR_IDMAP, since Linux 5.12)"
 
 // prepareWorkspace has the launcher copy a workspace's folder, with its owner the
 // job's user.
@@ -296,6 +296,7 @@ func (b *Build) overlay(o layers) plan.Reg {
 		c.Mkdirat(s.At(), n, 0o755)
 		c.MoveMount(l, s.At(), n, 0)
 		c.Hint(o.name, "")
+		b.settle(c, l)
 		names = append(names, n)
 	}
 	in := ""
@@ -304,6 +305,7 @@ func (b *Build) overlay(o layers) plan.Reg {
 		c.Mkdirat(s.At(), "kept", 0o755)
 		c.MoveMount(*o.upper, s.At(), "kept", 0)
 		c.Hint(o.name, "")
+		b.settle(c, *o.upper)
 	}
 	for _, d := range []string{"upper", "work"} {
 		c.Mkdirat(s.At(), in+d, o.mode)

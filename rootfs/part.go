@@ -6,13 +6,16 @@ import (
 	"os"
 	"path"
 	"strings"
+
+	"github.com/inlay-dev/inlay/internal/plan"
 )
 
 // Origin has the files that a mount of the type "container" shows; package container
 // makes them.
 type Origin interface {
 	fmt.Stringer
-	// OpenTree returns a copy of the mounts at a path, attached nowhere and read-only.
+	// OpenTree returns a copy of the mounts at a path, attached nowhere and read-only, or,
+	// where the kernel has no mount_setattr(2), to be made so by who attaches it.
 	OpenTree(ctx context.Context, path string) (*os.File, error)
 }
 
@@ -39,6 +42,9 @@ func (b *Build) part(m Mount, i int) {
 		b.placeholderIn(path.Dir(at), path.Base(at))
 	} else {
 		b.folder(at)
+	}
+	if b.Remount {
+		b.later[b.Parts[i]] = attrs{plan.ATRecursive, basicAttrs | plan.AttrReadOnly, plan.MSPrivate, m.Source}
 	}
 	b.attach(b.Child, b.Parts[i], at, mountHint)
 }

@@ -989,9 +989,14 @@ func (i *Init) Skew(ns int64) {
 }
 
 // OpenTree is a copy of the mounts at a path below the container's root, attached
-// nowhere, read-only. It may be attached in any mount namespace.
-func (i *Init) OpenTree(ctx context.Context, path string) (int, error) {
-	return i.open(ctx, 0, path, rawproc.FlagTree)
+// nowhere, read-only unless it is wanted as it is. It may be attached in any mount
+// namespace.
+func (i *Init) OpenTree(ctx context.Context, path string, asIs bool) (int, error) {
+	flags := uint32(rawproc.FlagTree)
+	if asIs {
+		flags |= rawproc.FlagAsIs
+	}
+	return i.open(ctx, 0, path, flags)
 }
 
 func (i *Init) open(ctx context.Context, root int, path string, flags uint32) (int, error) {

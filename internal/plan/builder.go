@@ -414,6 +414,19 @@ func (b *Builder) MountSetattr(mount Reg, flags, set, propagation uint64, path s
 		mount.Arg(), b.str(""), Imm(flags), b.words(set, 0, propagation, 0), Imm(32))
 }
 
+// Remount does as MountSetattr where the kernel has no mount_setattr(2): by mount(2), on
+// a mount that is attached in the caller's mount namespace, and of what is below it on
+// all that a path leads to.
+func (b *Builder) Remount(mount Reg, flags, set, propagation uint64, path string) {
+	b.add(callRemount, func() string {
+		shown := ""
+		if propagation != 0 {
+			shown = fmt.Sprintf(", propagation=%s", names(mountFlags, propagation))
+		}
+		return fmt.Sprintf("mount(NULL, %s, NULL, MS_REMOUNT|MS_BIND, NULL), %s {attr_set=%s%s}", mount, names(treeFlags, flags), names(attrFlags, set), shown)
+	}, path, mount.Arg(), Imm(flags), Imm(set), Imm(propagation))
+}
+
 // Propagation adds mount(2) that changes how mounts spread from here.
 func (b *Builder) Propagation(path string, flags uint64) {
 	b.add(callMount, func() string { return fmt.Sprintf("mount(NULL, %q, NULL, %s, NULL)", path, names(mountFlags, flags)) }, path,

@@ -13,8 +13,8 @@ const (
 )
 
 // Call is a system call, or one of the things that the interpreter does itself:
-// comparing, storing, removing groups, holding a namespace, copying, and having a
-// child do steps.
+// comparing, storing, removing groups, holding a namespace, copying, having a child
+// do steps, and changing mounts where mount_setattr(2) is missing.
 type Call int
 
 // The calls, by the names of their man pages.
@@ -26,6 +26,7 @@ const (
 	callRelease                 // end it; not only a system call
 	callCopy                    // copy bytes between files; not one system call
 	callInside                  // have a child do the steps that follow; a clone3(2) with what belongs to it
+	callRemount // change a mount, and those below it; not one system call
 	callRead
 	callWrite
 	callClose
@@ -101,6 +102,7 @@ const (
 	numberRelease = -5
 	numberCopy    = -6
 	numberInside  = -7
+	numberRemount = -9
 )
 
 // numbers by arch/x86/entry/syscalls/syscall_64.tbl and
@@ -116,6 +118,7 @@ var calls = [callEnd]struct {
 	callRelease:           {"kill", numberRelease, numberRelease},
 	callCopy:              {"copy", numberCopy, numberCopy},
 	callInside:            {"clone3", numberInside, numberInside},
+	callRemount:           {"mount", numberRemount, numberRemount},
 	callRead:              {"read", 0, 63},
 	callWrite:             {"write", 1, 64},
 	callClose:             {"close", 3, 57},

@@ -146,7 +146,7 @@ func v0(b []byte) uint64 { return binary.LittleEndian.Uint64(b[16:]) }
 func validateStep(b []byte, ndata uint64) error {
 	le := binary.LittleEndian
 	nr := int32(le.Uint32(b))
-	if nr < numberInside || nr > 1023 {
+	if nr < numberRemount || nr > 1023 {
 		return fmt.Errorf("system call %d", nr)
 	}
 	if dst := int16(le.Uint16(b[4:])); dst < -1 || dst >= MaxRegisters {
@@ -179,7 +179,7 @@ func validateStep(b []byte, ndata uint64) error {
 		}
 		return nil
 	}
-	if nr == numberCopy {
+	if nr == numberCopy || nr == numberRemount {
 		return nil
 	}
 	// The interpreter itself touches the data for these two: eight bytes.

@@ -1,4 +1,7 @@
 package rawproc
 
 // Numbers that package syscall does not have for every architecture.
-const sysCopyFileRange = 326
+const (
+	sysCopyFileRange = 326
+	sysStatx         = 332
+)

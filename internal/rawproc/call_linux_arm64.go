@@ -1,4 +1,7 @@
 package rawproc
 
 // Numbers that package syscall does not have for every architecture.
-const sysCopyFileRange = 285
+const (
+	sysCopyFileRange = 285
+	sysStatx         = 291
+)

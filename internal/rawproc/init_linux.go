@@ -418,6 +418,9 @@ func (w *world) tree(fd uintptr) (uintptr, uintptr) {
 	if errno != 0 {
 		return 0, errno
 	}
+	if w.head.Flags&FlagAsIs != 0 {
+		return tree, 0
+	}
 	w.attr = [4]uint64{readOnly | noSuid | noDevice, 0, private, 0}
 	_, errno = call(sysMountSetattr, tree, empty, emptyPath|recursive, w.base()+unsafe.Offsetof(w.attr), unsafe.Sizeof(w.attr), 0)
 	return tree, errno

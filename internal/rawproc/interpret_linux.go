@@ -21,6 +21,7 @@ const (
 	numberRelease = -5
 	numberCopy    = -6
 	numberInside  = -7
+	numberRemount = -9
 
 	ebadf   = 9
 	eintr   = 4
@@ -132,6 +133,9 @@ func (w *world) one(s, data, ndata uintptr) bool {
 	}
 	if nr == numberCopy {
 		return w.copyBytes(a0, a1, a2, a3, a4)
+	}
+	if nr == numberRemount {
+		return w.remount(a0, a1, a2, a3)
 	}
 	if nr < 0 { // check, poke
 		if ndata < 8 || a0 < data || a0-data > ndata-8 {

@@ -85,6 +85,7 @@ type world struct {
 	// The steps that a child inside a PID namespace does: see inside.
 	inFrom, inCount, inData, inSize uintptr
 
+	mounts mounts // of remount
 	buffer [bufferSize]byte
 	stack  [stackSize]byte
 	_      [64]byte

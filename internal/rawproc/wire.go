@@ -90,6 +90,9 @@ const (
 	FlagShared = 2048
 	// FlagTree is of OpOpen: a copy of the mount, attached nowhere and read-only.
 	FlagTree = 4096
+	// FlagAsIs goes with FlagTree: without mount_setattr(2) who attaches the copy makes it
+	// read-only.
+	FlagAsIs = 8192
 )
 
 // Where a spawn failed, in Answer.Phase.
