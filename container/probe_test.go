@@ -72,7 +72,9 @@ func TestProbeGolden(t *testing.T) {
 		{name: "root", ok: true, change: asRoot},
 		{name: "nested-root", change: func(d *description) { asRoot(d); closed(d) }},
 		{name: "old-kernel", ok: true, change: func(d *description) { d.trials[4].err, d.landlock = unix.ENOSYS, 2 }},
-		{name: "older-kernel", change: func(d *description) { d.trials[2].err, d.trials[4].err, d.landlockErr = unix.ENOSYS, unix.ENOSYS, unix.ENOSYS }},
+		{name: "older-kernel", change: func(d *description) {
+			d.trials[2].err, d.trials[4].err, d.landlockErr = unix.ENOSYS, unix.ENOSYS, unix.ENOSYS
+		}},
 		{name: "calls-hidden", change: func(d *description) {
 			d.arch, d.supported = "linux/riscv64", false
 			d.trials[2].err, d.trials[4].err = unix.ENOSYS, unix.EPERM

@@ -26,7 +26,7 @@ const (
 	callRelease                 // end it; not only a system call
 	callCopy                    // copy bytes between files; not one system call
 	callInside                  // have a child do the steps that follow; a clone3(2) with what belongs to it
-	callRemount // change a mount, and those below it; not one system call
+	callRemount                 // change a mount, and those below it; not one system call
 	callRead
 	callWrite
 	callClose

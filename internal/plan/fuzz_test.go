@@ -114,7 +114,7 @@ func build(b *Builder, script []byte, words []string) {
 	}
 	keep := func(r Reg) { fds = append(fds, r) }
 	for len(script) > 0 && b.Len() < 200 {
-		switch next() % 26 {
+		switch next() % 27 {
 		case 0:
 			keep(b.Openat(dir(), word(), uint64(next())<<12, uint32(next()), word()))
 		case 1:
@@ -174,6 +174,8 @@ func build(b *Builder, script []byte, words []string) {
 			b.Setns(fd(), uint64(next())<<24, word())
 		case 25:
 			b.InChild(word(), func() { b.Umask(uint32(next())) })
+		case 26:
+			b.Remount(fd(), uint64(next()), uint64(next()), uint64(next())<<12, word())
 		case 23:
 			if b.Len() > 0 {
 				b.Tolerate(uint32(next()))
@@ -186,8 +188,8 @@ func build(b *Builder, script []byte, words []string) {
 // What a builder was told, and nothing else, is in the encoded plan, for each
 // architecture; a silent builder's is the same.
 func FuzzEncode(f *testing.F) {
-	all := make([]byte, 0, 26*8)
-	for c := range byte(26) {
+	all := make([]byte, 0, 27*8)
+	for c := range byte(27) {
 		all = append(all, c, 1, 2, 3, 4, 5, 6, 7)
 		f.Add([]byte{c, 1, 2, 3, 4, 5}, "/x", "")
 	}

@@ -271,6 +271,15 @@ func model(b []byte, base uint64, reg []int64, even, odd uint16) (o outcome) {
 				return o
 			}
 			continue
+		case nr == numberRemount:
+			// The mount's number is not in an answer that the kernel did not give.
+			o.errno = einval
+			if a[2]&^(msReadOnly|msNoSuid|msNoDev|msNoExec) == 0 {
+				if o.errno = errnoOf(even, odd, unix.SYS_STATX); o.errno == 0 {
+					o.errno = uint64(unix.EOPNOTSUPP)
+				}
+			}
+			return o
 		case nr < 0:
 			off := a[0] - (base + dataAt)
 			if ndata < 8 || a[0] < base+dataAt || off > ndata-8 {
@@ -370,6 +379,10 @@ func plans(t testing.TB) [][]byte {
 			b.RemoveGroups("/none", "none")
 			b.Seccomp([]uint64{1, 2}, 4, "two")
 			b.Setresuid(1)
+		}),
+		encode(func(b *plan.Builder) {
+			d := b.Openat(plan.CWD, "/x", plan.OCLOEXEC, 0, "x")
+			b.Remount(d, plan.ATRecursive, plan.AttrReadOnly, plan.MSPrivate, "x")
 		}),
 	}
 }
