@@ -12,6 +12,11 @@ import (
 // that they outlive execve(2) for other users than root as well. Without it all
 // five sets are empty. See capabilities(7).
 //
+// A job with CAP_SYS_ADMIN can change the container's mounts: take off what covers
+// something, and make a read-only [rootfs.Bind] writable, which the files' modes alone
+// then protect; without a user namespace, as the host's root, nothing does. Nor are the
+// masks of /proc and the read-only root a boundary for it.
+//
 // Without a user namespace CAP_SYS_PTRACE is refused: such a job could take init
 // over.
 func WithCapabilities(names ...string) JobOption {
