@@ -175,10 +175,10 @@ func descendants() (map[int]string, error) {
 	return out, nil
 }
 
-// launcher tells whether a child of ours is the launcher.
+// launcher tells whether a child of ours is the launcher. It has no arguments left.
 func launcher(pid int) bool {
-	cmdline, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
-	return err == nil && strings.HasPrefix(string(cmdline), "inlay-launcher\x00")
+	comm, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid))
+	return err == nil && string(comm) == "inlay-launcher\n"
 }
 
 func cgroups() []string {

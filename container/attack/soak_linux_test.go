@@ -239,8 +239,8 @@ func launcherPID(t *testing.T) int {
 			continue // a thread that has ended
 		}
 		for _, f := range strings.Fields(string(text)) {
-			cmdline, err := os.ReadFile("/proc/" + f + "/cmdline")
-			if err == nil && strings.HasPrefix(string(cmdline), "inlay-launcher\x00") {
+			comm, err := os.ReadFile("/proc/" + f + "/comm") // it has no arguments left
+			if err == nil && string(comm) == "inlay-launcher\n" {
 				pid, err := strconv.Atoi(f)
 				require.NoError(t, err)
 				return pid

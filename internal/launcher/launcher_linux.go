@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -205,6 +206,13 @@ func capable(caps ...uint) bool {
 // without mounts and files of its own.
 const minFiles = 100
 
+// whole is set by KeepWhole.
+var whole atomic.Bool
+
+// KeepWhole has a launcher that starts from now on keep the memory of the Go runtime
+// that it was forked from, which it would unmap: for the bench to compare.
+func KeepWhole() { whole.Store(true) }
+
 func start(ctx context.Context) (*Launcher, error) {
 	if !rawproc.Supported {
 		return nil, &Error{Op: "start the launcher", Err: fmt.Errorf("this architecture is not supported in this version: %w", errors.ErrUnsupported), Remedy: "run on linux/amd64 or linux/arm64"}
@@ -226,7 +234,11 @@ func start(ctx context.Context) (*Launcher, error) {
 	if user {
 		arg = boot.ArgUser
 	}
-	cmd := reexec.Command(boot.Name, arg)
+	form := boot.ArgSmall
+	if whole.Load() {
+		form = boot.ArgWhole
+	}
+	cmd := reexec.Command(boot.Name, arg, form)
 	cmd.ExtraFiles = []*os.File{peerFile}
 	cmd.Dir = "/"
 	cmd.Env = launcherEnv()

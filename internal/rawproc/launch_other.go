@@ -8,4 +8,4 @@ import "errors"
 const Supported = false
 
 // Launch is not there for this architecture yet.
-func Launch(bool) (int, error) { return 0, errors.ErrUnsupported }
+func Launch(_, _ bool) (int, error) { return 0, errors.ErrUnsupported }

@@ -16,11 +16,15 @@ const (
 	sysMountSetattr = 442
 
 	cloneVM           = 0x100
+	cloneFS           = 0x200
 	cloneFiles        = 0x400
-	cloneVfork        = 0x4000
+	cloneSighand      = 0x800
 	clonePidfd        = 0x1000
+	cloneVfork        = 0x4000
 	cloneParent       = 0x8000
+	cloneThread       = 0x10000
 	cloneNewNS        = 0x20000
+	cloneSysvsem      = 0x40000
 	cloneSetTLS       = 0x80000
 	cloneNewUser      = 0x10000000
 	cloneClearSighand = 0x100000000
@@ -282,14 +286,23 @@ func (w *world) hold(plans uintptr) {
 	w.say(ControlFD, AnsHeld, w.head.ID, 0, 0, uint32(errno))
 }
 
+// roomForKept is how far behind the world plans are kept.
+const roomForKept = 8 << 20
+
 // keep copies a plan to a mapping of its own.
 //
 //go:norace
 //go:nocheckptr
 func (w *world) keep(plan, size uintptr) (uintptr, uintptr) {
-	addr, errno := call(syscall.SYS_MMAP, 0, size, 3, 0x22, ^uintptr(0), 0)
+	addr, errno := call(syscall.SYS_MMAP, w.room, size, 3, 0x22, ^uintptr(0), 0)
 	if errno != 0 {
 		return 0, errno
+	}
+	if w.room != 0 {
+		w.room = (addr + size + 4095) &^ 4095
+		if w.room > w.base()+roomForKept {
+			w.room = w.base() + worldSize // what was there may be gone
+		}
 	}
 	for i := uintptr(0); i < size; i += 8 {
 		store64(addr+i, load64(plan+i))

@@ -64,6 +64,12 @@ type world struct {
 	hung    bool // inits are left whose end was not waited for
 	user    bool // the launcher made a user namespace
 
+	// Of the launcher's beginning.
+	forked  int64 // its process id, or the negated errno
+	room    uintptr // where to map what is kept, so that it shares page tables; 0: anywhere
+	program program
+	mapping mapping
+
 	// How the last plan ended.
 	step  uintptr // the failing step, from 1
 	errno uintptr

@@ -15,3 +15,9 @@ const (
 	ArgRoot = "root" // the launcher keeps the host's user namespace
 	ArgUser = "user" // it makes one of its own
 )
+
+// The launcher's os.Args[2].
+const (
+	ArgSmall = "small" // it unmaps what the Go runtime had
+	ArgWhole = "whole" // it keeps that, for the bench to compare with
+)

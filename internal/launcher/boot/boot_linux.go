@@ -8,7 +8,7 @@ import (
 )
 
 func init() {
-	if len(os.Args) != 2 || os.Args[0] != Name {
+	if len(os.Args) != 3 || os.Args[0] != Name {
 		return
 	}
 	// Somebody else's program of that name has no such descriptor.
@@ -27,7 +27,7 @@ func init() {
 			os.Exit(1)
 		}
 	}
-	if _, err := rawproc.Launch(os.Args[1] == ArgUser); err != nil {
+	if _, err := rawproc.Launch(os.Args[1] == ArgUser, os.Args[2] == ArgWhole); err != nil {
 		// One word: the errno. The host reads it as the answer.
 		code := 1
 		if errno, ok := err.(syscall.Errno); ok { //nolint:errorlint // Launch returns it bare, and errors may not be imported here
