@@ -14,7 +14,9 @@
 //
 // Copy compares CopyIn, CopyOut, TarIn and TarOut with cp and tar.
 //
-//	go run ./bench [-rounds N] [-spaced N] [-resident N] [launch|groups|overhead|accuracy|copy|host|resident|import]...
+// Form compares the launcher with one that keeps the Go runtime's memory.
+//
+//	go run ./bench [-rounds N] [-spaced N] [-resident N] [launch|form|groups|overhead|accuracy|copy|host|resident|import]...
 package main
 
 import (
@@ -36,6 +38,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/inlay-dev/inlay/container"
+	"github.com/inlay-dev/inlay/internal/launcher"
 	"github.com/inlay-dev/inlay/rootfs"
 )
 
@@ -64,11 +67,11 @@ func main() {
 		return
 	}
 	if len(parts) == 0 {
-		parts = []string{"launch", "groups", "overhead", "accuracy", "copy", "host", "resident", "import"}
+		parts = []string{"launch", "form", "groups", "overhead", "accuracy", "copy", "host", "resident", "import"}
 	}
 	for _, p := range parts {
 		f := map[string]func() error{
-			"launch": launch, "groups": groups, "overhead": overhead, "accuracy": accuracy, "copy": copies, "host": hostSize, "resident": residents, "import": imports,
+			"launch": launch, "form": form, "groups": groups, "overhead": overhead, "accuracy": accuracy, "copy": copies, "host": hostSize, "resident": residents, "import": imports,
 		}[p]
 		if f == nil {
 			fmt.Fprintln(os.Stderr, "no such part:", p)
@@ -328,6 +331,13 @@ func serve(kind string) error {
 			}
 			files = append(files, f)
 		}
+	case formSmall, formWhole:
+		if kind == formWhole {
+			launcher.KeepWhole()
+		}
+		if err := remain(); err != nil {
+			return err
+		}
 	case "resident":
 		for range *resident {
 			c, err := container.New()
@@ -450,7 +460,7 @@ func residents() error {
 	}
 	n := float64(len(list))
 	fmt.Printf("%d resident\n  start %.2f ms each, close %.2f ms each\n", len(list), started.Seconds()*1e3/n, time.Since(begun).Seconds()*1e3/n)
-	fmt.Printf("  private %d KiB each (at most 200), host heap %.1f KiB each (at most 12)\n", private/10, float64(after-before)/1024/n)
+	fmt.Printf("  private %d KiB each (at most 64), host heap %.1f KiB each (at most 12)\n", private/10, float64(after-before)/1024/n)
 	return errors.Join(errs, killed())
 }
 

@@ -65,7 +65,7 @@ type world struct {
 	user    bool // the launcher made a user namespace
 
 	// Of the launcher's beginning.
-	forked  int64 // its process id, or the negated errno
+	forked  int64   // its process id, or the negated errno
 	room    uintptr // where to map what is kept, so that it shares page tables; 0: anywhere
 	program program
 	mapping mapping
