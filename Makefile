@@ -25,8 +25,9 @@ lint: ## find faults by golangci-lint, at the version that tools/go.mod pins
 fmt: ## rewrite the Go files as gofumpt and goimports have them
 	$(lint) fmt ./...
 
-soak: ## run the tests with many more rounds: failures, deaths, leaks
+soak: ## run the tests with many more rounds: failures, deaths, leaks; as root 104,000 launches too, over all ways to build
 	INLAY_SOAK=1 go test -p 1 -count=1 -timeout 12h $(TESTFLAGS) ./...
+	[ "$$(id -u)" != 0 ] || INLAY_STRESS_LAUNCHES=8000 bash .ci/run stress
 
 bench: ## measure a start against fork and exec alone
 	go run ./bench
