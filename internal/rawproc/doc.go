@@ -10,7 +10,9 @@
 //     ever fails (the word it is compared with is 0);
 //   - every function carries go:norace and go:nocheckptr, since the race and
 //     pointer checkers call into the runtime (a test looks);
-//   - addresses are uintptr, so that no write barrier is ever needed.
+//   - addresses are uintptr, so that no write barrier is ever needed;
+//   - variables of packages are not there: the launcher has unmapped the runtime's
+//     memory and begun those without a value anew (only -cover counts in them).
 //
 // It imports syscall and unsafe alone: what imports it runs early in the
 // launcher, ahead of heavy packages.
