@@ -78,8 +78,8 @@ func (p *Process) figures(res *Result, e *ending) {
 	switch {
 	case s.Memory.Peak >= 0:
 		res.MemoryPeak, res.MemorySource = s.Memory.Peak, s.Memory.Source
-	case p.peak > res.MemoryPeak:
-		res.MemoryPeak, res.MemorySource = p.peak, "largest sample"
+	case max(p.peak, s.Memory.Now) > res.MemoryPeak:
+		res.MemoryPeak, res.MemorySource = max(p.peak, s.Memory.Now), "largest sample"
 	}
 	// A group below the one that has the limit is charged first, and what then is
 	// refused was never had.

@@ -249,6 +249,8 @@ type stdio struct {
 	terminal bool
 	// chown tells for each register whether init gives it to the job's user.
 	chown []bool
+	// cpuset tells that the job's group has processors of its own.
+	cpuset bool
 	// tasks is how many files of cgroup v1 come after them, to enter groups by.
 	tasks int
 }
@@ -395,6 +397,11 @@ func compileJob(s *Spec, j *Job, h *host, io stdio, builder newBuilder) *plan.Pl
 		b.ControlTerminal(0)
 	}
 	b.ResetScheduler()
+	if io.cpuset {
+		// Up to Linux 6.3 who is cloned into a group has its parent's processors, not the
+		// group's, until they are set: all that are asked for is all of the group's.
+		b.AllProcessors()
+	}
 	const eperm, enosys, eopnotsupp, edquot = 1, 38, 95, 122
 	b.JoinSessionKeyring()
 	b.Tolerate(enosys, eopnotsupp, edquot, eperm) // a kernel without keys, or an outer container that refuses them: then there is nothing to share

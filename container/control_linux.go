@@ -178,6 +178,9 @@ func (c *Container) Update(ctx context.Context, opts ...Option) error {
 	if err := r.dropAhead(); err != nil { // it may have taken processors from above
 		return groupError(err)
 	}
+	if l.CPUSet != nil {
+		r.cpuset.Store(true)
+	}
 	if err := r.groups.all.Update(ctx, l); err != nil {
 		return groupError(err)
 	}

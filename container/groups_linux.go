@@ -266,6 +266,7 @@ func (r *running) openGroups(ctx context.Context) error {
 	}
 	r.groups = &groups{home: h, oom: -1}
 	r.host.pidsByGroup = r.limits.Pids != nil
+	r.cpuset.Store(r.limits.CPUSet != nil)
 	return nil
 }
 

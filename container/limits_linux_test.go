@@ -904,3 +904,64 @@ func TestGroupFaults(t *testing.T) {
 	}
 	require.Greater(t, failed, 10)
 }
+
+// Jobs are on the processors that were asked for and stay there, whatever they ask for
+// themselves: the main job, jobs of Exec, and those that come after Update.
+func TestCPUSet(t *testing.T) {
+	containertest.Census(t)
+	needGroups(t, "cpuset")
+	if runtime.NumCPU() < 2 {
+		t.Skip("needs another machine: this one has one processor")
+	}
+	where := func(c *container.Container, opts ...container.JobOption) string {
+		t.Helper()
+		var out bytes.Buffer
+		p, err := c.Exec(timeout(t), append(opts, selfJob(t, widenProcessors), container.WithStdout(&out), container.WithStderr(&out))...)
+		require.NoError(t, err)
+		res, err := p.Wait(timeout(t))
+		require.NoError(t, err)
+		require.NoError(t, res.Err(), out.String())
+		return out.String()
+	}
+	require.Equal(t, "0\n0\n", output(t, selfMount(t), selfJob(t, widenProcessors), container.WithCPUSet("0")))
+
+	c := running(t, selfMount(t))
+	require.Equal(t, "0-1\n0-1\n", where(c))
+	require.Equal(t, "1\n1\n", where(c, container.WithCPUSet("1")))
+	if !isV2() {
+		return // a group below, until it is removed, keeps v1 from taking its processors away
+	}
+	require.NoError(t, c.Update(timeout(t), container.WithCPUSet("0")))
+	require.Equal(t, "0\n0\n", where(c))
+	require.NoError(t, c.Update(timeout(t), container.WithCPUSet("0-1")))
+	require.Equal(t, "0-1\n0-1\n", where(c))
+}
+
+func saying(err error) int {
+	fmt.Println(err)
+	return 1
+}
+
+const widenProcessors = "widen processors"
+
+// Prints the processors that it may use, asks for all, and prints them again.
+var _ = register(widenProcessors, func([]string) int {
+	for range 2 {
+		status, err := os.ReadFile("/proc/thread-self/status")
+		if err != nil {
+			return saying(err)
+		}
+		_, list, _ := strings.Cut(string(status), "Cpus_allowed_list:\t")
+		list, _, _ = strings.Cut(list, "\n")
+		fmt.Println(list)
+		runtime.LockOSThread()
+		var all unix.CPUSet
+		for i := range all {
+			all[i] = ^all[i]
+		}
+		if err := unix.SchedSetaffinity(0, &all); err != nil {
+			return saying(err)
+		}
+	}
+	return 0
+})

@@ -79,7 +79,7 @@ func explain(t *testing.T, s *Spec, h *host) string {
 	if p.stepIn != nil {
 		list = append(list, p.stepIn)
 	}
-	list = append(list, p.parent, p.shape, p.child, compileJob(s, &s.Job, h, stdio{count: 3 + len(s.Job.ExtraFiles), terminal: s.Job.Terminal != nil}, plan.NewBuilder))
+	list = append(list, p.parent, p.shape, p.child, compileJob(s, &s.Job, h, stdio{count: 3 + len(s.Job.ExtraFiles), terminal: s.Job.Terminal != nil, cpuset: s.Job.Limits.CPUSet != nil}, plan.NewBuilder))
 	if p.teardown != nil {
 		list = append(list, p.teardown)
 	}
@@ -127,7 +127,7 @@ func TestGoldenPlans(t *testing.T) {
 		{"everything", madeUp(plan.AMD64), []Option{
 			WithHostname("box"), WithDomainname("dom"), WithSysctl("net.ipv4.ip_forward", "1"), WithSysctl("kernel.shmmax", "65536"), WithUser(1000, 1000), WithGroups(5), WithDir("/work"), WithCapabilities("net_admin"), WithRlimit("cpu", 1, 2), WithUmask(0o77),
 			WithMounts(rootfs.Bind("/srv/data", "/data/deep"), rootfs.Bind("/srv/file", "/file", rootfs.ReadOnly()), rootfs.Tmpfs("/work", rootfs.NoExec())),
-			WithFile("/work/in", []byte("text"), 0o600), WithEnv("PATH=/opt/bin:relative:/usr/bin"), WithExtraFiles(os.Stdin),
+			WithFile("/work/in", []byte("text"), 0o600), WithEnv("PATH=/opt/bin:relative:/usr/bin"), WithExtraFiles(os.Stdin), WithCPUSet("0-1"),
 		}},
 		{"terminal", madeUp(plan.AMD64), []Option{WithTerminal(24, 80), WithUser(1000, 1000), WithExtraFiles(os.Stdin)}},
 		{"empty", madeUp(plan.AMD64), []Option{

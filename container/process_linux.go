@@ -404,6 +404,7 @@ func (p *Process) own(fd int) (bool, error) {
 
 // launch asks init for the job and waits until its program has begun.
 func (p *Process) launch(ctx context.Context, init *launcher.Init, req *launcher.JobRequest) error {
+	p.io.cpuset = p.r.cpuset.Load() || p.spec.Limits.CPUSet != nil
 	compiled := compileJob(&p.r.c.spec, p.spec, p.r.host, p.io, p.r.builder())
 	if sabotage != nil {
 		p.plan = compiled

@@ -55,6 +55,7 @@ type running struct {
 	noGroupsRemedy string
 	tasks          int          // how many groups of v1 the main job entered
 	maxMemory      atomic.Int64 // the largest memory limit that there was; 0: none from the beginning
+	cpuset         atomic.Bool  // the container's groups have, or were given, processors of their own
 	pausing        sync.Mutex   // one at a time: Pause, Resume, Update
 	paused         atomic.Bool
 
@@ -1001,7 +1002,7 @@ func (c *Container) Explain(w io.Writer) error {
 		}
 	}
 	if len(c.spec.Job.Command) > 0 {
-		io := stdio{count: 3 + len(c.spec.Job.ExtraFiles), terminal: c.spec.Job.Terminal != nil}
+		io := stdio{count: 3 + len(c.spec.Job.ExtraFiles), terminal: c.spec.Job.Terminal != nil, cpuset: c.spec.Job.Limits.CPUSet != nil}
 		if chosen {
 			io.tasks = r.tasks
 		}

@@ -147,8 +147,11 @@ func TestLimitsInTheResult(t *testing.T) {
 		require.Equal(t, syscall.SIGKILL, res.Signal)
 		require.Contains(t, o.stderr, "inlay: memory limit")
 		_, res = result(t, 0, "--memory", "64m", "--", "sh", "-c", "head -c 20000000 /dev/zero >/tmp/x")
-		require.Greater(t, res.MemoryPeak, int64(20_000_000))
-		require.Contains(t, []string{"memory.peak", "memory.max_usage_in_bytes"}, res.MemorySource)
+		if res.MemorySource != "largest sample" && res.MemorySource != "ru_maxrss" { // v2 before Linux 5.19
+			require.Contains(t, []string{"memory.peak", "memory.max_usage_in_bytes"}, res.MemorySource)
+			require.Greater(t, res.MemoryPeak, int64(20_000_000))
+		}
+		require.Positive(t, res.MemoryPeak)
 		require.Positive(t, res.MinorFaults)
 		require.Positive(t, res.VoluntarySwitches)
 	})
@@ -157,7 +160,8 @@ func TestLimitsInTheResult(t *testing.T) {
 // A line of figures is written over and over on a terminal, and once elsewhere.
 func TestStatsLine(t *testing.T) {
 	needContainers(t)
-	if containertest.Groups(t) == nil {
+	top := containertest.Groups(t)
+	if top == nil {
 		t.Skip("needs cgroups that it may make")
 	}
 	o := do(t, "--stats", "--", "sh", "-c", "head -c 3000000 /dev/zero >/tmp/x; exit 4")
@@ -198,7 +202,9 @@ func TestStatsLine(t *testing.T) {
 	}
 	if containertest.Groups(t).Has("memory") {
 		require.Contains(t, shown.String(), "  memory ")
-		require.Contains(t, shown.String(), "  peak ")
+		stats, err := top.Stats()
+		require.NoError(t, err)
+		require.Equal(t, stats.Memory.Peak >= 0, strings.Contains(shown.String(), "  peak "), "v2 counts it since Linux 5.19")
 	}
 	if containertest.Groups(t).Has("pids") {
 		require.Regexp(t, "  processes [12]", shown.String()) // a shell may become its only command

@@ -644,6 +644,16 @@ func (b *Builder) ResetScheduler() {
 	b.add(callSchedSetscheduler, func() string { return "sched_setscheduler(0, SCHED_OTHER, [0])" }, "", Imm(0), Imm(0), b.words(0))
 }
 
+// AllProcessors adds sched_setaffinity(2) to all processors, of which the kernel takes
+// those of the caller's group.
+func (b *Builder) AllProcessors() {
+	mask := make([]uint64, 8192/64) // the most that a kernel is built for
+	for i := range mask {
+		mask[i] = ^uint64(0)
+	}
+	b.add(callSchedSetaffinity, func() string { return "sched_setaffinity(0, 1024, <all>)" }, "", Imm(0), Imm(8*len(mask)), b.words(mask...))
+}
+
 // Environment is a list of strings placed once for several execve steps.
 type Environment struct{ arg Arg }
 

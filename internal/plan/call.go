@@ -83,6 +83,7 @@ const (
 	callFlock
 	callSetitimer
 	callSchedSetscheduler
+	callSchedSetaffinity
 	callLandlockCreateRuleset
 	callLandlockAddRule
 	callLandlockRestrictSelf
@@ -175,6 +176,7 @@ var calls = [callEnd]struct {
 	callFlock:             {"flock", 73, 32},
 	callSetitimer:         {"setitimer", 38, 103},
 	callSchedSetscheduler: {"sched_setscheduler", 144, 119},
+	callSchedSetaffinity:  {"sched_setaffinity", 203, 122},
 
 	callLandlockCreateRuleset: {"landlock_create_ruleset", 444, 444},
 	callLandlockAddRule:       {"landlock_add_rule", 445, 445},
