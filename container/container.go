@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"maps"
+	"net/netip"
 	"slices"
 	"sync"
 )
@@ -36,6 +37,8 @@ type Container struct {
 	last    *Stats // at the end
 	events  eventLog
 	trace   []StepTime // of the start, once it is over
+
+	addresses []netip.Prefix // in its network, from Start on
 }
 
 // New checks the request and reports every fault of it, as [*OptionError]s joined
@@ -94,6 +97,15 @@ func (s *Spec) clone() Spec {
 	out.HostNamespaces = slices.Clone(s.HostNamespaces)
 	out.UIDMaps = slices.Clone(s.UIDMaps)
 	out.GIDMaps = slices.Clone(s.GIDMaps)
+	if s.Network != nil {
+		n := *s.Network
+		n.Config = slices.Clone(n.Config)
+		out.Network = &n
+	}
+	if s.Bandwidth != nil {
+		rate := *s.Bandwidth
+		out.Bandwidth = &rate
+	}
 	out.Job = s.Job.clone()
 	return out
 }

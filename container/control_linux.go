@@ -40,7 +40,11 @@ func (c *Container) Stats(ctx context.Context) (*Stats, error) {
 	if err != nil {
 		return nil, groupError(err)
 	}
-	return s, nil
+	n, err := r.networkStats()
+	if err != nil {
+		return nil, err
+	}
+	return &Stats{Stats: *s, Network: n}, nil
 }
 
 // Stats reads the job's figures. For a job of Exec that has no limits of its own
@@ -53,7 +57,7 @@ func (p *Process) Stats(ctx context.Context) (*Stats, error) {
 	last := p.last
 	p.mu.Unlock()
 	if last != nil {
-		return last, nil
+		return &Stats{Stats: *last}, nil
 	}
 	if p.group == nil {
 		return nil, errNoGroup
@@ -62,7 +66,7 @@ func (p *Process) Stats(ctx context.Context) (*Stats, error) {
 	if err != nil {
 		return nil, groupError(err)
 	}
-	return s, nil
+	return &Stats{Stats: *s}, nil
 }
 
 // keepStats remembers the container's last figures.
@@ -74,8 +78,12 @@ func (r *running) keepStats() {
 	if err != nil {
 		return // it never began
 	}
+	n, err := r.networkStats()
+	if err != nil {
+		n = nil // the link is gone
+	}
 	r.c.mu.Lock()
-	r.c.last = s
+	r.c.last = &Stats{Stats: *s, Network: n}
 	r.c.mu.Unlock()
 }
 
@@ -138,12 +146,13 @@ func (r *running) thaw() {
 // changeable are the options that Update takes.
 var changeable = []string{
 	"WithMemoryLimit", "WithSwapLimit", "WithCPULimit", "WithCPUWeight", "WithCPUSet", "WithPidsLimit", "WithIOLimit", "WithIOWeight", "WithResources",
+	"WithBandwidth",
 }
 
 // Update changes limits of a running container: WithMemoryLimit, WithSwapLimit,
 // WithCPULimit, WithCPUWeight, WithCPUSet, WithPidsLimit, WithIOLimit,
-// WithIOWeight, and WithResources for several; what is not named stays. Another
-// option is an [*OptionError].
+// WithIOWeight, and WithResources for several; WithBandwidth for a container that has
+// a link of its own. What is not named stays. Another option is an [*OptionError].
 //
 // A memory limit below what is in use takes memory back; where that does not
 // succeed (nothing to swap to, no page cache to drop), the error matches
@@ -161,6 +170,12 @@ func (c *Container) Update(ctx context.Context, opts ...Option) error {
 		o.applyContainer(&s)
 	}
 	s.Job.validate(&f)
+	if s.Bandwidth != nil {
+		s.Bandwidth.validate(&f)
+		if c.spec.Network == nil {
+			f.add("WithBandwidth", s.Bandwidth, "the container has no link of its own", "start it with WithNetwork")
+		}
+	}
 	if len(s.Job.Limits.DeviceRules) > 0 {
 		f.add("WithResources", fmt.Sprintf("%q", s.Job.Limits.DeviceRules), "device rules cannot be changed while the container runs")
 	}
@@ -170,6 +185,13 @@ func (c *Container) Update(ctx context.Context, opts ...Option) error {
 	r, err := c.started()
 	if err != nil {
 		return err
+	}
+	if err := r.updateRate(ctx, s.Bandwidth); err != nil {
+		return err
+	}
+	if s.Bandwidth != nil && !slices.ContainsFunc(present(opts), func(o Option) bool { return !slices.Equal(o.names(), []string{"WithBandwidth"}) }) {
+		c.events.add(Event{Kind: EventUpdated})
+		return nil
 	}
 	if r.groups == nil {
 		return errNoGroup

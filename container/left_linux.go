@@ -233,7 +233,7 @@ func (r *running) tryRelease(ctx context.Context) error {
 	}
 	// Nobody is left who has these ids, or writes.
 	r.closeUpper()
-	errs := []error{r.releaseErr, err, r.releaseBudgets()}
+	errs := []error{r.releaseErr, err, r.releaseBudgets(), r.disconnect()}
 	errs = append(errs, r.ids.giveBack())
 	if r.launcher != nil {
 		r.launcher.Release()

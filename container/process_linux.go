@@ -1044,6 +1044,9 @@ func (r *running) exec(ctx context.Context, j *Job, begun time.Time) (*Process, 
 	if err := r.checkSharedPID(j); err != nil {
 		return nil, err
 	}
+	if err := r.refuseNetAdmin(j); err != nil {
+		return nil, err
+	}
 	if err := r.c.spec.checkSeccomp(j, r.host.arch); err != nil {
 		return nil, err
 	}

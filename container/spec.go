@@ -49,6 +49,11 @@ type Spec struct {
 	Symlinks []rootfs.Symlink `json:"symlinks,omitempty"`
 	Devices  []rootfs.Device  `json:"devices,omitempty"`
 
+	// Network is a driver's: what is the host's or is joined stands in the lists above.
+	// nil is lo alone.
+	Network   *Network `json:"network,omitempty"`
+	Bandwidth *Rate    `json:"bandwidth,omitempty"`
+
 	CgroupParent *string `json:"cgroup_parent,omitempty"`
 
 	StopSignal   *int           `json:"stop_signal,omitempty"`   // nil is SIGTERM

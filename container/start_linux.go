@@ -21,6 +21,7 @@ import (
 	"github.com/inlay-dev/inlay/cgroup"
 	"github.com/inlay-dev/inlay/internal/launcher"
 	_ "github.com/inlay-dev/inlay/internal/launcher/boot" // its init is the launcher
+	"github.com/inlay-dev/inlay/internal/netdriver"
 	"github.com/inlay-dev/inlay/internal/plan"
 	"github.com/inlay-dev/inlay/internal/quota"
 	"github.com/inlay-dev/inlay/internal/rawproc"
@@ -49,7 +50,8 @@ type running struct {
 	budgets  []*quota.Budget
 	upper    *os.File // of the overlay, held and locked; nil: there is none
 	nodes    map[string]rootfs.Node
-	given    []*os.File // what init gets with its plan, until it has it
+	given    []*os.File     // what init gets with its plan, until it has it
+	network  netdriver.Link // nil: lo alone, the host's, or one that is joined
 	// Why there are none, for jobs of Exec that need one.
 	noGroups       error
 	noGroupsRemedy string
@@ -180,6 +182,10 @@ func (r *running) start(ctx context.Context, once bool) error {
 		return err
 	}
 	if err := r.makeGroups(once); err != nil {
+		return err
+	}
+	// While init makes its mounts.
+	if err := r.connect(ctx); err != nil {
 		return err
 	}
 	r.tellDropped()
@@ -356,6 +362,9 @@ func (r *running) look(ctx context.Context) error {
 		if err := checkDevices(s, h); err != nil {
 			return err
 		}
+	}
+	if err := r.openNetwork(ctx); err != nil {
+		return err
 	}
 	if err := lookFiles(s, h); err != nil {
 		return err

@@ -8,10 +8,6 @@ import (
 	"github.com/inlay-dev/inlay/cgroup"
 )
 
-// Stats are the figures of a container or of a job: see [cgroup.Stats]. A figure
-// that this host cannot give is [Absent].
-type Stats = cgroup.Stats
-
 // Absent stands in a figure of Stats that the host cannot give.
 const Absent = cgroup.Absent
 

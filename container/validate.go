@@ -49,6 +49,7 @@ func (s *Spec) Validate() error {
 	}
 	s.validateIdentity(&f)
 	s.validateNamespaces(&f)
+	s.validateNetwork(&f)
 	s.validateRoot(&f)
 	s.validateStop(&f)
 	s.Job.validate(&f)

@@ -980,6 +980,25 @@ func (i *Init) OpenNamespace(ctx context.Context, file string) (int, error) {
 	return i.open(ctx, 0, "/proc/self/ns/"+file, rawproc.FlagNamespace)
 }
 
+// Network opens init's network namespace, after Spawned, from the host's side: init
+// answers when its plan is done. The caller closes the file.
+func (i *Init) Network() (*os.File, error) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if i.pidfd < 0 || i.closed {
+		return nil, unix.ESRCH
+	}
+	f, err := os.Open(fmt.Sprintf("/proc/%d/ns/net", i.pid))
+	if err != nil {
+		return nil, err
+	}
+	// The number was init's own if init is there still: it is not reaped before.
+	if err := unix.PidfdSendSignal(i.pidfd, 0, nil, 0); err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
+}
+
 // Skew says by how many nanoseconds the init's CLOCK_MONOTONIC is ahead of this
 // program's, before the first job: init is in a time namespace.
 func (i *Init) Skew(ns int64) {

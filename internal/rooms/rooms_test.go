@@ -17,7 +17,7 @@ const module = "github.com/inlay-dev/inlay/"
 
 // allowed says what of ours each package may import: ARCHITECTURE.md, section 3.
 var allowed = map[string][]string{
-	"container": {"namespace", "rootfs", "security", "cgroup", "internal/fault", "internal/launcher", "internal/launcher/boot", "internal/plan", "internal/quota", "internal/rawproc"},
+	"container": {"namespace", "rootfs", "security", "cgroup", "internal/fault", "internal/launcher", "internal/launcher/boot", "internal/netdriver", "internal/plan", "internal/quota", "internal/rawproc"},
 	// The census and Require start containers.
 	"containertest":           {"cgroup", "container"},
 	"container/attack":        {"container", "containertest", "namespace", "rootfs", "security"}, // tests alone
@@ -28,6 +28,8 @@ var allowed = map[string][]string{
 	"internal/fault":          {},
 	"internal/launcher":       {"internal/launcher/boot", "internal/plan", "internal/rawproc"},
 	"internal/launcher/boot":  {"internal/rawproc"},
+	"internal/netdriver":      {},
+	"namespace/network":       {"container", "internal/fault", "internal/launcher", "internal/netdriver"},
 	"internal/plan":           {},
 	"internal/quota":          {"internal/fault"},
 	"internal/rawproc":        {},

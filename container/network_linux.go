@@ -1,0 +1,199 @@
+package container
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/inlay-dev/inlay/internal/launcher"
+	"github.com/inlay-dev/inlay/internal/netdriver"
+	"github.com/inlay-dev/inlay/namespace"
+)
+
+// openNetwork has the driver take what the container needs before it is made.
+func (r *running) openNetwork(ctx context.Context) error {
+	s := &r.c.spec
+	if j := s.joins(namespace.Network); j != nil && j.of != nil {
+		// Names are looked up as in the other.
+		if o, err := j.of.started(); err == nil && o.network != nil {
+			r.host.resolv, r.host.hosts = o.network.Files()
+			return r.refuseNetAdminOf(o)
+		}
+	}
+	n := s.Network
+	if n == nil {
+		return nil
+	}
+	start := &netdriver.Start{
+		Kind: n.Kind, Config: n.Config, Hostname: s.hostname(), StateDir: launcher.DefaultStateDir(),
+		NetAdmin: slices.Contains(s.Job.Capabilities, "CAP_NET_ADMIN"), RawPackets: slices.Contains(s.Job.Capabilities, "CAP_NET_RAW"),
+	}
+	if s.Bandwidth != nil {
+		start.Rate = s.Bandwidth.driver()
+	}
+	err := r.mayConnect()
+	if err == nil {
+		r.network, err = netdriver.Registered().Begin(ctx, start)
+	}
+	var e *netdriver.Error
+	if start.Rate != nil && errors.As(err, &e) && e.Limit && s.Job.optional("WithBandwidth") {
+		r.drop("WithBandwidth", e.Err.Error())
+		start.Rate = nil
+		r.network, err = netdriver.Registered().Begin(ctx, start)
+	}
+	if err != nil {
+		if errors.Is(err, errors.ErrUnsupported) && s.Job.optional("WithNetwork") {
+			r.drop("WithNetwork", err.Error())
+			return nil
+		}
+		return networkError(err)
+	}
+	r.host.resolv, r.host.hosts = r.network.Files()
+	r.c.mu.Lock()
+	r.c.addresses = r.network.Addresses()
+	r.c.mu.Unlock()
+	return nil
+}
+
+// mayConnect tells why this user can have no links on the host.
+func (r *running) mayConnect() error {
+	refuse := func(why string, err error) error {
+		return &netdriver.Error{
+			Op: "WithNetwork", Path: r.c.spec.Network.Kind, Err: fmt.Errorf("%s: %w: %w", why, err, errors.ErrUnsupported),
+			Remedy: "run as root, or leave the container with lo alone: network.None()",
+		}
+	}
+	if r.launcher.User {
+		return refuse("links on the host are made by root", unix.EPERM)
+	}
+	var caps [2]unix.CapUserData
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	if err := unix.Capget(&header, &caps[0]); err != nil {
+		return &netdriver.Error{Op: "capget", Err: err}
+	}
+	if caps[0].Effective&(1<<unix.CAP_NET_ADMIN) == 0 {
+		return refuse("this program has no CAP_NET_ADMIN", unix.EPERM)
+	}
+	return nil
+}
+
+func (r *Rate) driver() *netdriver.Rate {
+	return &netdriver.Rate{Egress: r.Egress, Ingress: r.Ingress, Burst: r.Burst}
+}
+
+// connect gives the container its link, when its init is there.
+func (r *running) connect(ctx context.Context) error {
+	if r.network == nil {
+		return nil
+	}
+	if err := r.init.Spawned(ctx); err != nil {
+		return r.planError(err)
+	}
+	ns, err := r.init.Network()
+	if err != nil {
+		if r.init.Ended() {
+			return r.whyEnded(ctx, err)
+		}
+		return &StartError{Phase: PhaseParent, Op: "open", Path: "/proc/<init>/ns/net", Err: bare(err), Remedy: "/proc must show this program's own children"}
+	}
+	err = r.network.Connect(ctx, ns)
+	err = errors.Join(err, ns.Close())
+	if err != nil {
+		if r.init.Ended() {
+			return r.whyEnded(ctx, networkError(err))
+		}
+		return networkError(err)
+	}
+	return nil
+}
+
+// whyEnded is why init has ended, or else the error: a failed plan comes first.
+func (r *running) whyEnded(ctx context.Context, err error) error {
+	select {
+	case <-r.init.Done():
+	case <-ctx.Done():
+	}
+	if why := r.init.Ready(ctx); why != nil {
+		return r.planError(why)
+	}
+	return err
+}
+
+// networkError turns what a driver says into a StartError, or a LimitError.
+func networkError(err error) error {
+	var e *netdriver.Error
+	if !errors.As(err, &e) {
+		return &StartError{Phase: PhasePrepare, Op: "WithNetwork", Err: err}
+	}
+	if e.Limit {
+		return &LimitError{Option: "WithBandwidth", Reason: e.Op + " " + e.Path + ": " + e.Err.Error(), Remedy: e.Remedy}
+	}
+	return &StartError{Phase: PhasePrepare, Op: e.Op, Path: e.Path, Err: e.Err, Remedy: e.Remedy}
+}
+
+// disconnect takes the link away.
+func (r *running) disconnect() error {
+	if r.network == nil {
+		return nil
+	}
+	return r.network.Close()
+}
+
+// networkStats are the figures of the container's link; nil: it has none.
+func (r *running) networkStats() (*NetworkStats, error) {
+	if r.network == nil {
+		return nil, nil
+	}
+	n, err := r.network.Counters()
+	if err != nil {
+		return nil, networkError(err)
+	}
+	return &NetworkStats{Egress: NetworkCounter(n.Egress), Ingress: NetworkCounter(n.Ingress)}, nil
+}
+
+// updateRate changes the rate of a running container.
+func (r *running) updateRate(ctx context.Context, rate *Rate) error {
+	if rate == nil {
+		return nil
+	}
+	select {
+	case <-r.started:
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	if r.network == nil { // Optional went without
+		return &LimitError{Option: "WithBandwidth", Reason: "the container has no link: see Container.Dropped", Remedy: "see container.Probe"}
+	}
+	if err := r.network.SetRate(*rate.driver()); err != nil {
+		return networkError(err)
+	}
+	return nil
+}
+
+// refuseNetAdminOf refuses a container that joins another's network, and its user
+// namespace with the power over it, with a capability to take the other's rate away.
+func (r *running) refuseNetAdminOf(o *running) error {
+	s := &r.c.spec
+	if s.joins(namespace.User) == nil && !s.hostUser() || !o.network.ShapedInside() || !slices.Contains(s.Job.Capabilities, "CAP_NET_ADMIN") {
+		return nil
+	}
+	return &StartError{
+		Phase: PhasePrepare, Op: "WithCapabilities", Path: "CAP_NET_ADMIN", Err: fmt.Errorf("the job could take the other container's bandwidth limit away: %w", unix.EPERM),
+		Remedy: "leave the capability out, or the other's user namespace",
+	}
+}
+
+// refuseNetAdmin refuses a job that could take away a rate that is kept on the
+// container's own link.
+func (r *running) refuseNetAdmin(j *Job) error {
+	if r.network == nil || !r.network.ShapedInside() || !slices.Contains(j.Capabilities, "CAP_NET_ADMIN") {
+		return nil
+	}
+	return &OptionError{
+		Option: "WithCapabilities", Value: "CAP_NET_ADMIN", Reason: "the job could take the container's bandwidth limit away",
+		Remedy: "give the main job CAP_NET_ADMIN too: then the limit is kept on the host's end",
+	}
+}

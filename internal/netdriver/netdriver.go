@@ -1,0 +1,98 @@
+// Package netdriver is the seam between package container and package
+// namespace/network, which imports it: what is connected needs netlink and
+// nftables, and a program whose containers have no network links neither.
+package netdriver
+
+import (
+	"context"
+	"net/netip"
+	"os"
+	"sync/atomic"
+)
+
+// Rate bounds what passes, in bits a second; 0: no bound. Burst is in bytes, 0 is
+// chosen by the driver.
+type Rate struct{ Egress, Ingress, Burst uint64 }
+
+// Counter is what has passed in one direction, and what was dropped of it.
+type Counter struct{ Bytes, Packets, Dropped uint64 }
+
+// Counters are those of both directions, as the container sees them.
+type Counters struct{ Egress, Ingress Counter }
+
+// Fault is what is wrong with one option of a network, whatever the host is.
+type Fault struct{ Option, Value, Reason, Remedy string }
+
+// Error is what a driver could not do.
+type Error struct {
+	Op, Path string
+	Err      error
+	Remedy   string
+	// Limit tells that it is the bandwidth that cannot be kept here.
+	Limit bool
+}
+
+// Error names the operation, and what it acted upon.
+func (e *Error) Error() string { return e.Op + " " + e.Path + ": " + e.Err.Error() }
+
+// Unwrap returns the kernel's answer.
+func (e *Error) Unwrap() error { return e.Err }
+
+// Start is a container that is about to be started.
+type Start struct {
+	Kind   string
+	Config []byte // what Check has found no fault with
+	// Hostname is the container's own.
+	Hostname string
+	// StateDir is where the locks lie, the same for all programs of a user.
+	StateDir string
+	// Rate is nil for none.
+	Rate *Rate
+	// NetAdmin tells that a job may change the container's own links, RawPackets
+	// that it may send what it likes.
+	NetAdmin, RawPackets bool
+}
+
+// Link is one container's connection.
+type Link interface {
+	// Files are the contents of resolv.conf and hosts.
+	Files() (resolv, hosts []byte)
+	// Addresses are the container's own.
+	Addresses() []netip.Prefix
+	// Connect makes what init's network namespace is connected by. The file stays
+	// the caller's.
+	Connect(ctx context.Context, ns *os.File) error
+	// SetRate changes the rate; a zero Rate takes it away.
+	SetRate(r Rate) error
+	// ShapedInside tells that who has CAP_NET_ADMIN over the container's network
+	// namespace could take the rate away.
+	ShapedInside() bool
+	// Counters reads what has passed.
+	Counters() (Counters, error)
+	// Close removes all of it, also what Connect left half done.
+	Close() error
+}
+
+// Driver makes connections.
+type Driver interface {
+	// Check tells what is wrong with a config.
+	Check(kind string, config []byte) []Fault
+	// Begin takes what a container needs before it is made: its addresses.
+	Begin(ctx context.Context, s *Start) (Link, error)
+	// Prune removes what programs that were killed left behind, and tells what it
+	// could not remove.
+	Prune(ctx context.Context, stateDir string) (removed []string, kept map[string]error)
+}
+
+var registered atomic.Pointer[Driver]
+
+// Register names the driver of this program: namespace/network's init does.
+func Register(d Driver) { registered.Store(&d) }
+
+// Registered returns it; nil: namespace/network is not linked.
+func Registered() Driver {
+	if d := registered.Load(); d != nil {
+		return *d
+	}
+	return nil
+}

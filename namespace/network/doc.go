@@ -1,0 +1,19 @@
+// Package network connects containers: to nothing but their own lo, which holds
+// without it, to a bridge of the host, or as the host or another container is.
+//
+//	container.Run(ctx,
+//		container.WithCommand("curl", "-s", "http://10.0.0.7/"),
+//		container.WithNetwork(network.Bridge("", network.Allow(netip.MustParsePrefix("10.0.0.7/32"), 80))),
+//		container.WithBandwidth(container.Rate{Egress: 20_000_000, Ingress: 20_000_000}),
+//	)
+//
+// A bridge is made by the first container that wants it and removed with the last, in
+// the network namespace of the host program; [Hold] keeps it between them. Each
+// container has a veth pair, an address of IPv4 and one of IPv6 that no other has,
+// whichever program started it, and rules in tables of nftables of its own. Containers
+// of one bridge do not reach each other, the host at the bridge's address alone, and
+// what is outside by address translation; nobody outside reaches them but at published
+// ports.
+//
+// Importing the package links netlink and nftables; package container alone does not.
+package network

@@ -1,0 +1,4 @@
+package network
+
+// OffMain is offMain, for tests.
+var OffMain = offMain

@@ -1,0 +1,125 @@
+package network_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"github.com/vishvananda/netlink"
+
+	"github.com/inlay-dev/inlay/container"
+	"github.com/inlay-dev/inlay/containertest"
+	"github.com/inlay-dev/inlay/rootfs"
+)
+
+// The test binary is its own job, and plays the host inside a network namespace of its
+// own: no address, link or rule of the machine is touched.
+var jobs = map[string]func(args []string) int{}
+
+func register(name string, f func(args []string) int) string {
+	jobs[name] = f
+	return name
+}
+
+const (
+	jobEnv  = "INLAY_TEST_JOB=1"
+	hostEnv = "INLAY_TEST_HOST"
+)
+
+func TestMain(m *testing.M) {
+	if os.Getenv("INLAY_TEST_JOB") != "" && len(os.Args) > 1 {
+		f := jobs[os.Args[1]]
+		if f == nil {
+			fmt.Fprintln(os.Stderr, "no such job:", os.Args[1])
+			os.Exit(125)
+		}
+		os.Exit(f(os.Args[2:]))
+	}
+	if os.Geteuid() != 0 || os.Getenv(hostEnv) != "" {
+		os.Exit(m.Run())
+	}
+	os.Exit(asHost())
+}
+
+// asHost runs the tests in a new network namespace.
+func asHost() int {
+	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
+	cmd.Env = append(os.Environ(), hostEnv+"=1")
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET, Pdeathsig: syscall.SIGKILL}
+	err := cmd.Run()
+	var e *exec.ExitError
+	if errors.As(err, &e) {
+		return e.ExitCode()
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "needs a network namespace:", err)
+		return 1
+	}
+	return 0
+}
+
+// needHost skips who cannot be a host with bridges, and brings its lo up.
+func needHost(t testing.TB) {
+	t.Helper()
+	containertest.Require(t, containertest.Root, containertest.Containers)
+	require.NotEmpty(t, os.Getenv(hostEnv))
+	lo, err := netlink.LinkByName("lo")
+	require.NoError(t, err)
+	require.NoError(t, netlink.LinkSetUp(lo))
+	containertest.Census(t)
+}
+
+// timeout bounds what a test waits for; nothing is expected to take that long.
+func timeout(t testing.TB) context.Context {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 60*time.Second)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+// selfMount shows the test binary in the container.
+func selfMount(t testing.TB) container.Option {
+	t.Helper()
+	exe, err := os.Executable()
+	require.NoError(t, err)
+	return container.WithMounts(rootfs.Bind(exe, "/run/test", rootfs.ReadOnly()))
+}
+
+// selfJob is the test binary as a job of a container that has selfMount.
+func selfJob(t testing.TB, name string, args ...string) container.JobOption {
+	t.Helper()
+	require.Contains(t, jobs, name)
+	return container.JobOptions(container.WithCommand("/run/test", append([]string{name}, args...)...), container.WithEnv(jobEnv, "GOMAXPROCS=2"))
+}
+
+// start starts a container that waits for jobs.
+func start(t testing.TB, opts ...container.Option) *container.Container {
+	t.Helper()
+	c, err := container.New(append([]container.Option{selfMount(t)}, opts...)...)
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, c.Close()) })
+	require.NoError(t, c.Start(timeout(t)))
+	return c
+}
+
+// do runs a job in a container to its end, and returns what it wrote.
+func do(t testing.TB, c *container.Container, opts ...container.JobOption) string {
+	t.Helper()
+	var out bytes.Buffer
+	p, err := c.Exec(timeout(t), append(opts, container.WithStdout(&out), container.WithStderr(&out))...)
+	require.NoError(t, err)
+	res, err := p.Wait(timeout(t))
+	require.NoError(t, err)
+	require.True(t, res.Success(), "%v: %s", res, out.String())
+	return out.String()
+}
+
+func sh(line string) container.JobOption { return container.WithCommand("/bin/sh", "-c", line) }
