@@ -45,7 +45,7 @@ type Rate struct {
 	Egress  uint64 `json:"egress,omitempty"`
 	Ingress uint64 `json:"ingress,omitempty"`
 	// Burst is how many bytes may pass at once after a pause; 0 chooses what a
-	// machine that is busy needs to keep the rate: 25 ms of it, and at least ten
+	// machine that is busy needs to keep the rate: 25 ms of it, and at least four
 	// packets.
 	Burst uint64 `json:"burst,omitempty"`
 }
@@ -59,6 +59,8 @@ const (
 	minRate = 8_000           // bit/s
 	maxRate = 400_000_000_000 // bit/s
 	maxPart = 1 << 30         // of a burst, in bytes
+
+	maxBurstTime = 60 // seconds
 )
 
 // WithNetwork connects the container as package namespace/network says: to nothing
@@ -179,7 +181,11 @@ func (r *Rate) validate(f *faults) {
 			f.add("WithBandwidth", r, fmt.Sprintf("%d bit/s: from %d to %d are possible", n, uint64(minRate), uint64(maxRate)))
 		}
 	}
-	if r.Burst > maxPart {
-		f.add("WithBandwidth", r, fmt.Sprintf("a burst of %d bytes: at most %d", r.Burst, uint64(maxPart)))
+	for _, n := range []uint64{r.Egress, r.Ingress} {
+		// The kernel has it as a time, of which 32 bits hold 274 s.
+		if r.Burst > maxPart || n != 0 && r.Burst > n/8*maxBurstTime {
+			f.add("WithBandwidth", r, fmt.Sprintf("a burst of %d bytes: at most %d, and what passes in %d s", r.Burst, uint64(maxPart), uint64(maxBurstTime)))
+			break
+		}
 	}
 }

@@ -87,12 +87,10 @@ func run(ctx context.Context, args []string) (code int, err error) {
 	}
 	f.BoolFunc("it", "-i and -t", both)
 	f.BoolFunc("ti", "-i and -t", both)
-	limits, namespaces := limitFlags(f, add), namespaceFlags(f)
+	var mode string
+	limits, namespaces := limitFlags(f, add), namespaceFlags(f, &mode)
+	connect := networkFlags(f, &mode)
 	stats := f.Bool("stats", false, "print what is used: a line on the terminal while it runs, and the last figures")
-	later := func(string) error { return errors.New("not in this version") }
-	for _, name := range strings.Fields("dns publish") {
-		f.Func(name, "not in this version", later)
-	}
 
 	err = f.Parse(args)
 	limit, err2 := limits()
@@ -105,6 +103,11 @@ func run(ctx context.Context, args []string) (code int, err error) {
 		opts = append(opts, o)
 	}
 	opts = append(append(opts, limit...), namespaces()...)
+	link, err2 := connect()
+	if err == nil {
+		err = err2
+	}
+	opts = append(opts, link...)
 	switch {
 	case errors.Is(err, flag.ErrHelp):
 		fmt.Println("usage: run [flags] -- command args…")

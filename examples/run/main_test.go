@@ -202,7 +202,11 @@ func TestBadFlags(t *testing.T) {
 		{"relative folder", []string{"-w", "tmp", "true"}, "relative"},
 		{"variable", []string{"--env", "FOO", "true"}, "not of the form KEY=value"},
 		{"hostname", []string{"--hostname", "a b", "true"}, "WithHostname"},
-		{"network", []string{"--network", "bridge", "true"}, "none, host, ns:PATH and pid:N are in this version"},
+		{"network", []string{"--network", "slirp", "true"}, "none, host, ns:PATH and pid:N are in this version"},
+		{"a bridge's flag on another network", []string{"--network", "host", "--dns", "10.0.0.1", "true"}, "they are a bridge's"},
+		{"bandwidth without a network", []string{"--bandwidth", "20mbit", "true"}, "no network but lo"},
+		{"a rate", []string{"--network", "bridge", "--egress", "20mb", "true"}, "no rate"},
+		{"add-host", []string{"--add-host", "db", "true"}, "not NAME:ADDR"},
 		{"capability", []string{"--cap-add", "root", "true"}, "does not exist"},
 		{"security-opt", []string{"--security-opt", "apparmor=x", "true"}, "not seccomp=FILE"},
 		{"no profile", []string{"--security-opt", "seccomp=/nowhere", "true"}, "no such file"},
@@ -214,8 +218,8 @@ func TestBadFlags(t *testing.T) {
 		{"time limit", []string{"--time-limit", "5", "true"}, "missing unit"},
 		{"time limit of zero", []string{"--time-limit", "0s", "true"}, "not above zero"},
 		{"two mounts on one folder", []string{"--tmpfs", "/x", "--tmpfs", "/x", "true"}, "already"},
-		{"publish", []string{"--publish", "80:80", "true"}, "not in this version"},
-		{"dns", []string{"--dns", "127.0.0.1", "true"}, "not in this version"},
+		{"publish", []string{"--publish", "80:x", "true"}, "no port"},
+		{"dns", []string{"--dns", "localhost", "true"}, "dns"},
 		{"pid of another container", []string{"--pid", "container:x", "true"}, "by pid:N, or ns:PATH"},
 		{"ipc that is none", []string{"--ipc", "shareable", "true"}, "private, host, ns:PATH and pid:N"},
 		{"uts of no process", []string{"--uts", "pid:0", "true"}, "not pid:N"},
@@ -251,7 +255,7 @@ func TestHelp(t *testing.T) {
 	o := do(t, "--help")
 	require.Zero(t, o.code)
 	require.Empty(t, o.stderr)
-	for _, name := range []string{"rootfs", "read-only", "changes", "device", "volume", "tmpfs", "user", "workdir", "env", "hostname", "domainname", "sysctl", "network", "cap-add", "security-opt", "ulimit", "time-limit", "result", "explain", "trace", "probe", "pid", "ipc", "uts", "userns", "timens", "monotonic", "boottime"} {
+	for _, name := range []string{"rootfs", "read-only", "changes", "device", "volume", "tmpfs", "user", "workdir", "env", "hostname", "domainname", "sysctl", "network", "cap-add", "security-opt", "ulimit", "time-limit", "result", "explain", "trace", "probe", "pid", "ipc", "uts", "userns", "timens", "monotonic", "boottime", "publish", "dns", "add-host", "bandwidth", "egress", "ingress"} {
 		require.Contains(t, o.stdout, "-"+name)
 	}
 }

@@ -14,8 +14,9 @@ import (
 
 // namespaceFlags adds Docker's flags of namespaces, with Podman's ns:PATH, of which the
 // last of a kind counts; what it returns gives the options, with that of clocks, which
-// has two flags, those of unshare(1).
-func namespaceFlags(f *flag.FlagSet) func() []container.Option {
+// has two flags, those of unshare(1). network is what was chosen of that kind, where
+// bridge is the other flags' business.
+func namespaceFlags(f *flag.FlagSet, network *string) func() []container.Option {
 	chosen := map[namespace.Kind]container.Option{}
 	for name, kind := range map[string]namespace.Kind{
 		"network": namespace.Network, "pid": namespace.PID, "ipc": namespace.IPC, "uts": namespace.UTS, "userns": namespace.User, "timens": namespace.Time,
@@ -28,7 +29,17 @@ func namespaceFlags(f *flag.FlagSet) func() []container.Option {
 			fresh = "host" // what a container has without
 		default:
 		}
-		f.Func(name, fmt.Sprintf("the %s namespace: `%s`, host, ns:PATH, or pid:N for that of a process", kind, fresh), func(v string) (err error) {
+		more := ""
+		if kind == namespace.Network {
+			more = " bridge,"
+		}
+		f.Func(name, fmt.Sprintf("the %s namespace: `%s`,%s host, ns:PATH, or pid:N for that of a process", kind, fresh, more), func(v string) (err error) {
+			if kind == namespace.Network {
+				if *network = v; v == "bridge" {
+					chosen[kind] = nil
+					return nil
+				}
+			}
 			chosen[kind], err = join(kind, v, fresh)
 			return err
 		})

@@ -22,10 +22,10 @@ var update = flag.Bool("update", false, "write the golden files")
 // What a user can name is written down: a change of it is seen in review, and no
 // change of the code alone makes one.
 func TestAPIGolden(t *testing.T) {
-	for _, pkg := range []string{"container", "containertest", "namespace", "rootfs", "cgroup", "security"} {
+	for _, pkg := range []string{"container", "containertest", "namespace", "namespace/network", "rootfs", "cgroup", "security"} {
 		t.Run(pkg, func(t *testing.T) {
 			got := exported(t, filepath.Join("../..", pkg))
-			golden := filepath.Join("testdata", pkg+".golden")
+			golden := filepath.Join("testdata", strings.ReplaceAll(pkg, "/", "-")+".golden")
 			if *update {
 				require.NoError(t, os.MkdirAll("testdata", 0o755))
 				require.NoError(t, os.WriteFile(golden, []byte(got), 0o644))

@@ -2,6 +2,7 @@ package network
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -92,8 +93,11 @@ func useBridge(ctx context.Context, c *config, stateDir string) (*bridge, error)
 	return b, nil
 }
 
-// checkSubnets looks whether the bridge has the networks that were asked for.
-func (b *bridge) checkSubnets(c *config) error {
+// check looks whether the bridge has what was asked for.
+func (b *bridge) check(c *config) error {
+	if c.MTU != 0 && c.MTU != b.mtu {
+		return fail("network.MTU", b.name, fmt.Errorf("it has %d, not %d: %w", b.mtu, c.MTU, unix.EEXIST), "leave the option out, or name another bridge")
+	}
 	for _, n := range c.Subnets {
 		if have := b.of(n.Addr()); have.Masked() != n {
 			return fail("network.Subnet", b.name, fmt.Errorf("it has the network %v, not %v: %w", have.Masked(), n, unix.EEXIST), "leave the option out, or name another bridge")
@@ -277,12 +281,12 @@ func (b *bridge) make(c *config) error {
 		return fail("make bridge", b.name, err, "")
 	}
 	attrs := netlink.NewLinkAttrs()
-	attrs.Name, attrs.HardwareAddr, attrs.MTU, attrs.Flags = b.name, ownMAC(b.name), 1500, net.FlagUp
+	attrs.Name, attrs.HardwareAddr, attrs.MTU, attrs.Flags = b.name, ownMAC(b.name), cmp.Or(c.MTU, 1500), net.FlagUp
 	l := &netlink.Bridge{LinkAttrs: attrs}
 	if err := b.h.LinkAdd(l); err != nil {
 		return fail("make bridge", b.name, err, remedyNetlink)
 	}
-	b.index, b.mtu, b.own = l.Index, 1500, true
+	b.index, b.mtu, b.own = l.Index, attrs.MTU, true
 	return b.address(c)
 }
 

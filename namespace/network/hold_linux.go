@@ -32,7 +32,7 @@ func Hold(ctx context.Context, n container.Network) (io.Closer, error) {
 	}
 	b, err := useBridge(ctx, c, launcher.DefaultStateDir())
 	if err == nil {
-		if err = b.checkSubnets(c); err != nil {
+		if err = b.check(c); err != nil {
 			err = errors.Join(err, b.leave(nil))
 		}
 	}

@@ -40,7 +40,8 @@ type link struct {
 	h        *netlink.Handle // in the container's network namespace
 	index    int             // of the host's end
 	ifbIndex int
-	eth      int // of the container's end
+	before   netdriver.Counter // what the container had sent when the ifb came
+	eth      int               // of the container's end
 	opened   bool
 	own      bool // has a table
 	guarded  bool
@@ -60,9 +61,6 @@ func (driver) Begin(ctx context.Context, s *netdriver.Start) (netdriver.Link, er
 		return nil, err
 	}
 	l := &link{b: b, c: c, start: *s, mtu: b.mtu}
-	if c.MTU != 0 {
-		l.mtu = c.MTU
-	}
 	if err := l.begin(); err != nil {
 		return nil, errors.Join(err, l.Close())
 	}
@@ -70,11 +68,7 @@ func (driver) Begin(ctx context.Context, s *netdriver.Start) (netdriver.Link, er
 }
 
 func (l *link) begin() error {
-	if l.c.MTU > l.b.mtu && l.b.own {
-		// A bridge passes on what its own links can take; ours grows with them.
-		l.mtu = l.c.MTU
-	}
-	if err := l.b.checkSubnets(l.c); err != nil {
+	if err := l.b.check(l.c); err != nil {
 		return err
 	}
 	if err := l.takeAddresses(); err != nil {
@@ -229,7 +223,7 @@ func (l *link) reservePorts() error {
 
 func bind(a netip.Addr, port uint16, udp bool) (int, error) {
 	domain, typ := unix.AF_INET, unix.SOCK_STREAM
-	var at unix.Sockaddr = &unix.SockaddrInet4{Port: int(port)}
+	var at unix.Sockaddr
 	if udp {
 		typ = unix.SOCK_DGRAM
 	}
@@ -521,7 +515,15 @@ func (l *link) Counters() (netdriver.Counters, error) {
 	out := uint64(0)
 	switch {
 	case l.ifbIndex != 0:
-		out, err = dropped(l.b.h, l.ifbIndex)
+		if out, err = dropped(l.b.h, l.ifbIndex); err != nil {
+			break
+		}
+		var ifb netlink.Link
+		if ifb, err = l.b.h.LinkByIndex(l.ifbIndex); err == nil {
+			// What has passed its queue: the pair counts what comes to it.
+			s := ifb.Attrs().Statistics
+			c.Egress.Bytes, c.Egress.Packets = l.before.Bytes+s.TxBytes, l.before.Packets+s.TxPackets
+		}
 	case l.h != nil:
 		out, err = dropped(l.h, l.eth)
 	}

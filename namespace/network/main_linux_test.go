@@ -16,6 +16,7 @@ import (
 
 	"github.com/inlay-dev/inlay/container"
 	"github.com/inlay-dev/inlay/containertest"
+	"github.com/inlay-dev/inlay/namespace/network"
 	"github.com/inlay-dev/inlay/rootfs"
 )
 
@@ -123,3 +124,21 @@ func do(t testing.TB, c *container.Container, opts ...container.JobOption) strin
 }
 
 func sh(line string) container.JobOption { return container.WithCommand("/bin/sh", "-c", line) }
+
+// An unprivileged user is told so at once, and what to do.
+func TestUnprivileged(t *testing.T) {
+	containertest.Require(t, containertest.Rootless, containertest.Containers)
+	containertest.Census(t)
+	_, err := container.Run(timeout(t), container.WithCommand("true"), container.WithNetwork(network.Bridge("")))
+	var e *container.StartError
+	require.ErrorAs(t, err, &e)
+	require.ErrorIs(t, err, errors.ErrUnsupported)
+	require.Equal(t, "WithNetwork", e.Op)
+	require.Contains(t, e.Remedy, "root")
+	c, err := container.New(container.WithCommand("true"), container.Optional(container.WithNetwork(network.Bridge(""))))
+	require.NoError(t, err)
+	require.NoError(t, c.Start(timeout(t)))
+	require.NoError(t, c.Close())
+	require.Nil(t, c.Addresses())
+	require.Contains(t, fmt.Sprint(c.Dropped()), "WithNetwork")
+}

@@ -67,8 +67,9 @@ func Address(addresses ...netip.Addr) Option {
 	return func(c *config) { c.Addresses = append(slices.Clip(c.Addresses), addresses...) }
 }
 
-// MTU is the largest packet of the container's link, from 1280 to 65535 bytes; without
-// it the bridge's, which is 1500.
+// MTU is the largest packet of a bridge that is made and of its containers' links, from
+// 1280 to 65535 bytes; without it 1500, or what the bridge has. Start refuses it for a
+// bridge that has another: packets that are too large for one link would be lost.
 func MTU(n int) Option {
 	return func(c *config) {
 		c.MTU = n

@@ -122,6 +122,11 @@ func (l *link) makeIFB(unable func(string, error) error) error {
 		return unable("ifb", err)
 	}
 	l.ifbIndex = dev.Index
+	host, err := l.b.h.LinkByIndex(l.index)
+	if err != nil {
+		return unable("count", err)
+	}
+	l.before = netdriver.Counter{Bytes: host.Attrs().Statistics.RxBytes, Packets: host.Attrs().Statistics.RxPackets}
 	if err := l.b.h.LinkSetUp(dev); err != nil {
 		return unable("ifb", err)
 	}
