@@ -37,6 +37,9 @@ func state(t testing.TB) []string {
 		addrs, err := netlink.AddrList(l, unix.AF_UNSPEC)
 		if err == nil { // else it went just now
 			for _, a := range addrs {
+				if a.IP.IsLinkLocalUnicast() { // the kernel's own, in its own time
+					continue
+				}
 				out = append(out, "address "+a.IPNet.String()+" of "+l.Attrs().Name)
 			}
 		}
@@ -103,7 +106,7 @@ func TestFailureAtEachOperation(t *testing.T) {
 	for n := 0; ; n++ {
 		var mu sync.Mutex
 		count, which := 0, ""
-		hook := func(op, path string) error {
+		hook := func(op, _ string) error {
 			mu.Lock()
 			defer mu.Unlock()
 			if !ours(op) {
