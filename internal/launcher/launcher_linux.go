@@ -224,6 +224,13 @@ func start(ctx context.Context) (*Launcher, error) {
 			Remedy: fmt.Sprintf("raise it to %d at least: ulimit -Hn, or LimitNOFILE= of the service", minFiles),
 		}
 	}
+	// What is written below /proc/PID would be another process's.
+	if self, err := os.Readlink("/proc/self"); err == nil && self != strconv.Itoa(os.Getpid()) {
+		return nil, &Error{
+			Op: "start the launcher", Path: "/proc", Err: fmt.Errorf("this process is %s there, not %d: %w", self, os.Getpid(), unix.EXDEV),
+			Remedy: "it is of another PID namespace: have the outer container mount a /proc of its own",
+		}
+	}
 	host, peer, err := socketpair()
 	if err != nil {
 		return nil, err
