@@ -50,6 +50,36 @@ func baseRoot(t *testing.T) string {
 	return dir
 }
 
+// needIDMaps skips where the kernel shows no mount with other owners, and looks that this
+// is refused there. A user needs none.
+func needIDMaps(t *testing.T) {
+	t.Helper()
+	needContainers(t)
+	if os.Geteuid() != 0 {
+		return
+	}
+	_, err := container.Run(timeout(t), container.WithMounts(rootfs.Workspace(workFolder(t), "/work")), container.WithCommand("true"))
+	if errors.Is(err, unix.ENOSYS) {
+		require.ErrorContains(t, err, "since Linux 5.12")
+		t.Skip("needs Linux 5.12: mounts with other owners")
+	}
+}
+
+// needUpper skips where the kernel has no overlays in user namespaces, with an upper on a
+// disk, and looks that they are refused there.
+func needUpper(t *testing.T) {
+	t.Helper()
+	needIDMaps(t)
+	upper, err := os.MkdirTemp("/var/tmp", "inlay-test-") //nolint:usetesting // TMPDIR may be in memory
+	require.NoError(t, err)
+	defer os.RemoveAll(upper) //nolint:errcheck // the test's own makes sure
+	_, err = container.Run(timeout(t), container.WithRoot(rootfs.Overlay(baseRoot(t), rootfs.Upper(upper))), container.WithMounts(rootfs.Bind("/usr", "/usr", rootfs.ReadOnly())), container.WithCommand("/bin/true"))
+	if errors.Is(err, unix.EPERM) {
+		require.ErrorContains(t, err, "takes Linux 5.11")
+		t.Skip("needs Linux 5.11: overlays in user namespaces")
+	}
+}
+
 // needOverlay skips where the kernel has no overlays with an upper in memory, and
 // looks that they are refused there.
 func needOverlay(t *testing.T) {
@@ -109,7 +139,7 @@ func TestOverlayIsLimited(t *testing.T) {
 
 func TestOverlayIsKept(t *testing.T) {
 	containertest.Census(t)
-	needContainers(t)
+	needUpper(t)
 	dir := baseRoot(t)
 	upper, err := os.MkdirTemp("/var/tmp", "inlay-test-") //nolint:usetesting // TMPDIR may be in memory
 	require.NoError(t, err)
@@ -144,7 +174,7 @@ func TestOverlayOfSeveralFolders(t *testing.T) {
 
 func TestWorkspaceKeepsItsOwner(t *testing.T) {
 	containertest.Census(t)
-	needContainers(t)
+	needIDMaps(t)
 	for _, as := range []struct{ owner, user int }{{0, 0}, {1234, 0}, {1234, 77}} {
 		if os.Getuid() != 0 && (as.owner != 0 || as.user != 0) {
 			continue
@@ -279,6 +309,7 @@ func workFolder(t *testing.T) string {
 func TestWorkspaceOfRootIsClosed(t *testing.T) {
 	containertest.Census(t)
 	containertest.Require(t, containertest.Root)
+	needIDMaps(t)
 	ws := workFolder(t)
 	link := filepath.Join(t.TempDir(), "link")
 	require.NoError(t, os.Symlink(ws, link))
