@@ -31,11 +31,6 @@ func TestStressForm(t *testing.T) {
 	exe, err := os.Readlink("/proc/self/exe")
 	require.NoError(t, err)
 	maps, err := os.ReadFile(fmt.Sprintf("/proc/%d/maps", launcher))
-	if os.Geteuid() != 0 {
-		require.ErrorIs(t, err, os.ErrPermission) // it is not dumpable
-		require.NoError(t, c.Close())
-		return
-	}
 	require.NoError(t, err)
 	anonymous := 0
 	for _, l := range lines(string(maps)) {

@@ -11,8 +11,8 @@
 //   - every function carries go:norace and go:nocheckptr, since the race and
 //     pointer checkers call into the runtime (a test looks);
 //   - addresses are uintptr, so that no write barrier is ever needed;
-//   - variables of packages are not there: the launcher has unmapped the runtime's
-//     memory and begun those without a value anew (only -cover counts in them).
+//   - no variable of a package is used: those that begin as zeros are zeros again in
+//     the launcher, which has unmapped all of the runtime's memory.
 //
 // It imports syscall and unsafe alone: what imports it runs early in the
 // launcher, ahead of heavy packages.
