@@ -97,6 +97,21 @@ func deathWays(t *testing.T, to string) map[string]deathWay {
 		"terminals": {[]container.Option{sleep}, func(ctx context.Context, c *container.Container) error {
 			return job(ctx, c, container.WithCommand("/bin/echo", "hello"), container.WithTerminal(24, 80), container.WithStdout(io.Discard), container.WithStdin(strings.NewReader("")))
 		}},
+		"connections": {[]container.Option{sleep}, func(ctx context.Context, c *container.Container) error {
+			l, err := c.Listen(ctx, "tcp", "127.0.0.1:0")
+			if err != nil {
+				return err
+			}
+			conn, err := c.Dial(ctx, "tcp", l.Addr().String())
+			if err != nil {
+				return errors.Join(err, l.Close())
+			}
+			accepted, err := l.Accept()
+			if err == nil {
+				err = accepted.Close()
+			}
+			return errors.Join(err, conn.Close(), l.Close())
+		}},
 		"users by name": {[]container.Option{users, sleep}, func(ctx context.Context, c *container.Container) error {
 			return job(ctx, c, container.WithCommand("/bin/true"), container.WithUser("me:mine"))
 		}},

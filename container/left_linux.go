@@ -184,7 +184,11 @@ func (r *running) release(ctx context.Context) error {
 	if r.released {
 		return r.closeErr
 	}
+	heard := r.listening.closeAll()
 	err := r.tryRelease(ctx)
+	if heard != nil {
+		err = errors.Join(err, heard)
+	}
 	if err != nil {
 		counters.cleanupFailures.Add(1)
 		r.c.journal().add(slog.LevelError, "cleanup failed", slog.Any("err", err))

@@ -61,6 +61,8 @@ type running struct {
 	pausing        sync.Mutex   // one at a time: Pause, Resume, Update
 	paused         atomic.Bool
 
+	listening listeners // of Listen
+
 	releasing  sync.Mutex // one release at a time, and what it has done so far
 	tried      bool       // init's end was waited for
 	ended      bool       // init is gone

@@ -207,12 +207,19 @@ func (p *pretender) act(ctx context.Context, s *script) {
 		}
 	case what == 8:
 		i := p.all[one()]
+		socket := pick >= 128
 		p.waiting.Add(1)
 		asked := make(chan struct{})
 		go func() {
 			defer p.waiting.Done()
 			close(asked)
-			if fd, err := i.Open(ctx, "/x", false); err == nil {
+			fd, err := -1, error(nil)
+			if socket {
+				fd, err = i.Socket(ctx, &SocketRequest{Address: []byte("/x/y"), Path: true, Backlog: 1})
+			} else {
+				fd, err = i.Open(ctx, "/x", false)
+			}
+			if err == nil {
 				_ = unix.Close(fd) // of a pipe
 			}
 		}()
@@ -306,7 +313,7 @@ func play(t *testing.T, disk int, text []byte) {
 // Whatever a launcher and its inits answer, in whatever order and with whatever
 // descriptors: everything that waits for them ends, once, and no descriptor is left.
 func FuzzAnswers(f *testing.F) {
-	const spawn, launcher, hold, init, job, open, hangUp, end, kill = 0, 1, 2, 3, 6, 8, 9, 10, 11
+	const spawn, launcher, hold, init, job, open, socket, hangUp, end, kill = 0, 1, 2, 3, 6, 8, 140, 9, 10, 11
 	const spawned, gone, held = 0, 1, 2
 	const setup, started, exited, empty, opened = 0, 1, 2, 3, 4
 	answer := func(rest ...byte) []byte { return append([]byte{0, 0, 0, 9, 0, 0, 0, 0}, rest...) } // no errno
@@ -334,6 +341,7 @@ func FuzzAnswers(f *testing.F) {
 		join(begin, byInit(started, 1, answer(1, 1, 0))),
 		join(begin, byInit(started, 1, answer(1, 2)), []byte{end, 0, end, 1}),
 		join(begin, []byte{open, 0}, byInit(opened, 2, answer(1, 0)), []byte{open, 0}, byInit(opened, 3, failed(1, 0)), []byte{open, 0}, byInit(opened, 4, answer(0, 0)), []byte{open, 0}),
+		join(begin, []byte{socket, 0}, byInit(opened, 2, answer(1, 0)), []byte{socket, 0}, byInit(opened, 3, failed(1, 0)), []byte{socket, 0}, byInit(opened, 4, answer(0, 0)), []byte{socket, 0}),
 		join([]byte{spawn, 0}, from(launcher, gone, 1, answer(0, 0)), from(launcher, spawned, 1, answer(1, 0))),
 		join([]byte{spawn, 1}, from(launcher, spawned, 1, answer(1, 0)), from(launcher, spawned, 1, answer(1, 0))),
 		join([]byte{spawn, 1}, from(launcher, spawned, 1, failed(4, 0)), []byte{job, 0, 0}),

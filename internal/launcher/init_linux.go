@@ -1,6 +1,7 @@
 package launcher
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -562,6 +563,8 @@ func (i *Init) answer(a rawproc.Answer, fd int) {
 		c := i.opens[a.ID]
 		delete(i.opens, a.ID)
 		switch {
+		case a.Errno != 0 && a.Step != 0:
+			c <- opened{-1, &PlanError{int(a.Phase), int(a.Step), syscall.Errno(a.Errno)}}
 		case a.Errno != 0:
 			c <- opened{-1, syscall.Errno(a.Errno)}
 		case fd < 0:
@@ -1019,6 +1022,42 @@ func (i *Init) OpenTree(ctx context.Context, path string, asIs bool) (int, error
 }
 
 func (i *Init) open(ctx context.Context, root int, path string, flags uint32) (int, error) {
+	return i.ask(ctx, rawproc.Header{Flags: flags, Register: uint32(root)}, append([]byte(path), 0))
+}
+
+// SocketRequest is what it takes to make a socket.
+type SocketRequest struct {
+	Domain, Type, Protocol int
+	Options                uint32 // rawproc.SocketReuse …
+	Backlog                int    // it listens; 0: it is connected
+	// Address is a struct sockaddr, or with Path set a path below the container's root.
+	Address []byte
+	Path    bool
+}
+
+// Socket makes a socket in init's network namespace, by init and with its rights. It
+// does not block; a connection may still be under way. The caller owns the descriptor
+// and must look what it is. What init could not do is a *PlanError, whose Step is
+// rawproc.SocketMade and so on.
+func (i *Init) Socket(ctx context.Context, r *SocketRequest) (int, error) {
+	h := rawproc.Header{
+		Flags: rawproc.FlagSocket, Prepare: uint32(r.Domain), Parent: uint32(r.Type), Teardown: uint32(r.Protocol), Signal: uint32(r.Backlog), StepIn: r.Options,
+	}
+	body := r.Address
+	if r.Path {
+		h.Flags |= rawproc.FlagPath
+		body = append(slices.Clip(body), 0)
+		if at := bytes.LastIndexByte(body, '/'); at >= 0 && r.Backlog > 0 {
+			// "/a/b" as "/a/", "b".
+			body = slices.Insert(body, at+1, 0)
+			h.Register = uint32(at + 2)
+		}
+	}
+	return i.ask(ctx, h, body)
+}
+
+// ask sends a request that is answered by a descriptor.
+func (i *Init) ask(ctx context.Context, h rawproc.Header, body []byte) (int, error) {
 	c := make(chan opened, 1)
 	i.mu.Lock()
 	select {
@@ -1035,8 +1074,8 @@ func (i *Init) open(ctx context.Context, root int, path string, flags uint32) (i
 	id := i.nextJob
 	i.opens[id] = c
 	i.mu.Unlock()
-	h := rawproc.Header{Op: rawproc.OpOpen, ID: id, Flags: flags, Register: uint32(root)}
-	if err := i.request(ctx, h, append([]byte(path), 0), nil); err != nil {
+	h.Op, h.ID = rawproc.OpOpen, id
+	if err := i.request(ctx, h, body, nil); err != nil {
 		i.mu.Lock()
 		delete(i.opens, id)
 		i.mu.Unlock()

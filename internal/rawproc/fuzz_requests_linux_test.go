@@ -126,7 +126,12 @@ func (c *client) ask(s *script, serving bool) bool {
 			h.StepIn, h.Teardown = h.Teardown, 0
 		}
 	case OpOpen:
-		body = append([]byte("/x"), byte(s.next()))
+		last := s.next()
+		body = append([]byte("/x"), byte(last))
+		if last >= 128 {
+			h.Flags |= FlagSocket
+			h.Prepare, h.Parent, h.StepIn = uint32(last), uint32(last), uint32(last)
+		}
 	default:
 		body = first
 	}

@@ -118,7 +118,11 @@ func (w *world) request() bool {
 	case OpSignal:
 		w.signal()
 	case OpOpen:
-		w.open(plans)
+		if w.head.Flags&FlagSocket != 0 {
+			w.socket(plans)
+		} else {
+			w.open(plans)
+		}
 	case OpFiles:
 		w.lend()
 	case OpKillAll:
@@ -343,13 +347,15 @@ func (w *world) signal() {
 	}
 }
 
+// Flags of open(2) and openat2(2).
+const oPath, inRoot, noMagicLinks = 0x200000, 0x10, 0x2
+
 // open opens a file below the root for the host to read. No magic link leads
 // out, a FIFO does not block, a terminal does not become ours.
 //
 //go:norace
 //go:nocheckptr
 func (w *world) open(path uintptr) {
-	const oPath, inRoot, noMagicLinks = 0x200000, 0x10, 0x2
 	if w.head.Size == 0 || load8(path+uintptr(w.head.Size)-1) != 0 {
 		w.say(initSocket, AnsOpened, w.head.ID, PhaseExec, 0, einval)
 		return

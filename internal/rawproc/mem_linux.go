@@ -50,6 +50,7 @@ type world struct {
 	mask    uint64
 	pair    [2]int32 // from an init to its launcher, until the init has begun
 	path    [64]byte
+	address [addressSize]byte // struct sockaddr_un
 	how     [3]uint64
 	offsets [2]int64  // where copyBytes is
 	attr    [4]uint64 // struct mount_attr

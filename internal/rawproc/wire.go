@@ -93,6 +93,29 @@ const (
 	// FlagAsIs goes with FlagTree: without mount_setattr(2) who attaches the copy makes it
 	// read-only.
 	FlagAsIs = 8192
+	// FlagSocket is of OpOpen: no file but a socket in init's network namespace, of the
+	// domain, type and protocol in Prepare, Parent and Teardown, with the options in
+	// StepIn, which listens with the backlog in Signal, or where that is 0 is connected.
+	// The address is a struct sockaddr, or with FlagPath a path below the root: to listen,
+	// of a folder, and from Register on the name in it. Where it failed is Answer.Step.
+	FlagSocket = 16384
+)
+
+// Options of a socket.
+const (
+	SocketReuse     = 1 // SO_REUSEADDR
+	SocketBroadcast = 2 // SO_BROADCAST
+	SocketV6Only    = 4 // IPV6_V6ONLY
+	SocketV6AndV4   = 8 // IPV6_V6ONLY, off
+)
+
+// Where a socket failed, in Answer.Step.
+const (
+	SocketMade      = 1
+	SocketSet       = 2
+	SocketBound     = 3
+	SocketListens   = 4
+	SocketConnected = 5
 )
 
 // Where a spawn failed, in Answer.Phase.
