@@ -14,9 +14,12 @@
 //
 // Copy compares CopyIn, CopyOut, TarIn and TarOut with cp and tar.
 //
+// Dial compares connecting to a server in a container with connecting to one on the
+// host's loopback.
+//
 // Form compares the launcher with one that keeps the Go runtime's memory.
 //
-//	go run ./bench [-rounds N] [-spaced N] [-resident N] [launch|form|groups|overhead|accuracy|copy|host|resident|import]...
+//	go run ./bench [-rounds N] [-spaced N] [-resident N] [launch|form|groups|overhead|accuracy|copy|dial|host|resident|import]...
 package main
 
 import (
@@ -66,12 +69,16 @@ func main() {
 		}
 		return
 	}
+	if len(parts) == 1 && parts[0] == "accept" {
+		fmt.Println(accepts())
+		os.Exit(1)
+	}
 	if len(parts) == 0 {
-		parts = []string{"launch", "form", "groups", "overhead", "accuracy", "copy", "host", "resident", "import"}
+		parts = []string{"launch", "form", "groups", "overhead", "accuracy", "copy", "dial", "host", "resident", "import"}
 	}
 	for _, p := range parts {
 		f := map[string]func() error{
-			"launch": launch, "form": form, "groups": groups, "overhead": overhead, "accuracy": accuracy, "copy": copies, "host": hostSize, "resident": residents, "import": imports,
+			"launch": launch, "form": form, "groups": groups, "overhead": overhead, "accuracy": accuracy, "copy": copies, "dial": dials, "host": hostSize, "resident": residents, "import": imports,
 		}[p]
 		if f == nil {
 			fmt.Fprintln(os.Stderr, "no such part:", p)

@@ -248,7 +248,7 @@ func (e *dialError) Timeout() bool   { return errors.Is(e.err, context.DeadlineE
 func (e *dialError) Temporary() bool { return e.Timeout() }
 
 // Is tells a deadline as net tells it.
-func (e *dialError) Is(target error) bool { return target == os.ErrDeadlineExceeded && e.Timeout() } //nolint:errorlint // what errors.Is calls
+func (e *dialError) Is(target error) bool { return target == os.ErrDeadlineExceeded && e.Timeout() }
 
 // listeners are those that are closed with their container.
 type listeners struct {

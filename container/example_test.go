@@ -3,6 +3,7 @@
 package container_test
 
 import (
+	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
@@ -14,6 +15,7 @@ import (
 	"io"
 	"io/fs"
 	"log"
+	"net/http"
 	"os"
 	"path"
 	"path/filepath"
@@ -464,6 +466,52 @@ func ExampleContainer_FS() {
 	// Output:
 	// 42
 	// <nil>
+}
+
+// A server in the container, here this very program, has no network but its own lo, and
+// answers the host program all the same.
+func ExampleContainer_Dial() {
+	ctx := context.Background()
+	exe, err := os.Executable()
+	if err != nil {
+		log.Fatal(err)
+	}
+	c, err := container.New(container.WithMounts(rootfs.Bind(exe, "/run/server", rootfs.ReadOnly())))
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer c.Close() //nolint:errcheck // shown elsewhere
+	if err := c.Start(ctx); err != nil {
+		log.Fatal(err)
+	}
+	server := c.Command("/run/server", dialServer, "http", "tcp", "127.0.0.1:8080")
+	server.Env = []string{jobEnv}
+	out, err := server.StdoutPipe()
+	if err != nil {
+		log.Fatal(err)
+	}
+	if err := server.Start(); err != nil {
+		log.Fatal(err)
+	}
+	if _, err := bufio.NewReader(out).ReadString('\n'); err != nil { // it listens
+		log.Fatal(err)
+	}
+
+	client := http.Client{Transport: &http.Transport{DialContext: c.Dial, DisableKeepAlives: true}}
+	res, err := client.Get("http://127.0.0.1:8080/hello")
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer res.Body.Close() //nolint:errcheck // only read from
+	text, err := io.ReadAll(res.Body)
+	if err != nil {
+		log.Fatal(err)
+	}
+	what, _, _ := strings.Cut(string(text), " from ")
+	fmt.Println(res.Status, what)
+
+	// Output:
+	// 200 OK GET /hello
 }
 
 // Sources go in, what was made of them comes out, and neither has to be a mount.

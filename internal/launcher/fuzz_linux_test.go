@@ -213,7 +213,8 @@ func (p *pretender) act(ctx context.Context, s *script) {
 		go func() {
 			defer p.waiting.Done()
 			close(asked)
-			fd, err := -1, error(nil)
+			var fd int
+			var err error
 			if socket {
 				fd, err = i.Socket(ctx, &SocketRequest{Address: []byte("/x/y"), Path: true, Backlog: 1})
 			} else {
