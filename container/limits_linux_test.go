@@ -479,7 +479,8 @@ func TestCPULimit(t *testing.T) {
 			if share > 0.25*1.05+0.005 { // the last period may have begun
 				t.Errorf("%s: %.3f of a processor", how, share)
 			}
-			if res.Status != container.TimeLimit || res.ThrottledTime <= 0 {
+			// On a machine that gives it less the limit has nothing to do.
+			if res.Status != container.TimeLimit || share > 0.25*0.9 && res.ThrottledTime <= 0 {
 				t.Errorf("%s: %v, throttled for %v", how, res, res.ThrottledTime)
 			}
 		})
