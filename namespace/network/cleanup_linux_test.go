@@ -22,6 +22,7 @@ import (
 
 	"github.com/inlay-dev/inlay/container"
 	"github.com/inlay-dev/inlay/internal/fault"
+	"github.com/inlay-dev/inlay/internal/launcher"
 	"github.com/inlay-dev/inlay/namespace/network"
 )
 
@@ -210,8 +211,12 @@ var hostJob = register("host", func(args []string) int {
 			return 1
 		}
 	}
-	launcher, err := exec.Command("pgrep", "-P", strconv.Itoa(os.Getpid()), "-f", "inlay-launcher").Output()
-	fmt.Println("ready", strings.TrimSpace(string(launcher)), err)
+	l, err := launcher.Acquire(context.Background())
+	if err != nil {
+		fmt.Println(err)
+		return 1
+	}
+	fmt.Println("ready", l.PID())
 	_, _ = io.ReadAll(os.Stdin)
 	return 0
 })
@@ -241,11 +246,11 @@ func TestPruneOfTheKilled(t *testing.T) {
 	require.NoError(t, err)
 	f := strings.Fields(line)
 	require.Equal(t, "ready", f[0], line)
-	launcher, err := strconv.Atoi(f[1])
+	pid, err := strconv.Atoi(f[1])
 	require.NoError(t, err, line)
-	fd, err := unix.PidfdOpen(launcher, 0)
+	fd, err := unix.PidfdOpen(pid, 0)
 	require.NoError(t, err)
-	require.NoError(t, unix.Kill(launcher, unix.SIGKILL))
+	require.NoError(t, unix.Kill(pid, unix.SIGKILL))
 	require.NoError(t, unix.Kill(cmd.Process.Pid, unix.SIGKILL))
 	require.NoError(t, in.Close())
 	require.Error(t, cmd.Wait())
