@@ -58,8 +58,10 @@ type host struct {
 	tree *rootfs.Tree
 	// partIsFile tells which mounts are files of other containers.
 	partIsFile map[int]bool
-	// resolv and hosts are the host's own files, for a container on its network.
+	// resolv and hosts are the host's own files, for a container on its network, or those
+	// of a network that says what they are: then named is set.
 	resolv, hosts []byte
+	named         bool
 }
 
 // newBuilder is plan.NewBuilder, for people, or plan.NewSilentBuilder, for a launch.
@@ -123,7 +125,7 @@ func compileLauncher(s *Spec, h *host, builder newBuilder) *plans {
 	}
 	build := &rootfs.Build{
 		Prepare: prepare, Parent: parent, InitProc: proc, Machine: h.machine, Root: s.root(), Mounts: s.Mounts, Files: s.Files,
-		Identity: rootfs.Identity{Hostname: s.hostname(), UID: s.Job.uid(), GID: s.Job.gid(), Resolv: h.resolv, Hosts: h.hosts},
+		Identity: rootfs.Identity{Hostname: s.hostname(), UID: s.Job.uid(), GID: s.Job.gid(), Resolv: h.resolv, Hosts: h.hosts, Cover: h.named},
 		Symlinks: s.Symlinks, Devices: s.devices(h), Nodes: h.nodes, SysMasked: h.sysMasked,
 		SourceIsDir: h.sourceIsDir, NewIPC: s.isNew(namespace.IPC),
 		Sysctls: s.sysctlPaths(), NoUserNamespaces: s.isNew(namespace.User) && !s.UserNamespaceCreation,

@@ -20,6 +20,7 @@ func (r *running) openNetwork(ctx context.Context) error {
 		// Names are looked up as in the other.
 		if o, err := j.of.started(); err == nil && o.network != nil {
 			r.host.resolv, r.host.hosts = o.network.Files()
+			r.host.named = true
 			return r.refuseNetAdminOf(o)
 		}
 	}
@@ -52,6 +53,7 @@ func (r *running) openNetwork(ctx context.Context) error {
 		return networkError(err)
 	}
 	r.host.resolv, r.host.hosts = r.network.Files()
+	r.host.named = true
 	r.c.mu.Lock()
 	r.c.addresses = r.network.Addresses()
 	r.c.mu.Unlock()

@@ -505,6 +505,9 @@ func (b *Build) devMounts() {
 	c.FsconfigCreate(fs, "devpts")
 	pts := c.Fsmount(fs, plan.AttrNoSuid|plan.AttrNoExec, "/dev/pts", "devpts")
 	c.MoveMount(pts, dev, "pts", 0)
+	if b.Root.Type != "host" {
+		b.coverNames()
+	}
 	_, shm := tmpfs(c, "shm", 64<<20, 16384, 0o1777, basicAttrs|plan.AttrNoExec)
 	c.MoveMount(shm, dev, "shm", 0)
 	if b.Machine.Mqueue && b.NewIPC {
@@ -517,6 +520,34 @@ func (b *Build) devMounts() {
 	if b.Root.Type != "host" {
 		b.setattr(c, b.devM, 0, plan.AttrReadOnly, 0, "/dev")
 		b.settle(c, b.devM)
+	}
+}
+
+// coverNames has the names of the network cover those of the root's own /etc, where it
+// has such files: nothing is written to them. What covers lies in a memory file system
+// that disappears below /dev/shm, since only of what is attached a single file can be
+// copied.
+func (b *Build) coverNames() {
+	files := b.Identity.covers()
+	if len(files) == 0 {
+		return
+	}
+	const enoent, enotdir, einval = 2, 20, 22
+	c := b.Child
+	size := int64(0)
+	for _, f := range files {
+		size += int64(len(f.Data)) + c.PageSize()
+	}
+	_, m := tmpfs(c, "names", size, int64(len(files))+1, 0o755, basicAttrs|plan.AttrNoExec)
+	c.MoveMount(m, b.dev, "shm", 0)
+	etc := c.Openat2(b.root, "etc", plan.OPATH|plan.ODIRECTORY|plan.OCLOEXEC, 0, resolve, "etc")
+	c.Tolerate(enoent, enotdir)
+	for _, f := range files {
+		b.write(m.At(), f.Path, f.Data, f.Mode)
+		t := c.OpenTree(m.At(), f.Path, plan.OpenTreeClone, f.Path)
+		c.MountSetattr(t, 0, plan.AttrReadOnly, 0, f.Path)
+		c.MoveMount(t, etc.At(), f.Path, 0)
+		c.Tolerate(enoent, ebadf, enotdir, einval) // not there, or a folder
 	}
 }
 

@@ -25,9 +25,12 @@ func EtcDenied() []string {
 type Identity struct {
 	Hostname string
 	UID, GID uint32 // of the main job
-	// Resolv and Hosts are the contents of resolv.conf and hosts of a container on
-	// the host's network; nil: it has a network of its own.
+	// Resolv and Hosts are the contents of resolv.conf and hosts of a container that has
+	// a network; nil: it has lo alone.
 	Resolv, Hosts []byte
+	// Cover tells that they, and hostname, cover what a root that is not Host has of them
+	// in its /etc.
+	Cover bool
 }
 
 // etcOwn are the names of the files of /etc that are of our own making.
@@ -46,6 +49,19 @@ func (id Identity) Accounts() (passwd, group string) {
 	passwd += "nobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n"
 	group += "nogroup:x:65534:\n"
 	return passwd, group
+}
+
+// covers are the files that a root's own /etc has covered.
+func (id Identity) covers() (out []File) {
+	if !id.Cover {
+		return nil
+	}
+	for _, f := range etcFiles(id) {
+		if f.Path == "hosts" || f.Path == "hostname" || f.Path == "resolv.conf" {
+			out = append(out, f)
+		}
+	}
+	return out
 }
 
 // etcFiles are those files, in the same order.
