@@ -12,6 +12,8 @@
 // Overhead is what a job under the default seccomp filter pays, beside the same
 // without one.
 //
+// Network measures what a bridge and a rate add to a launch.
+//
 // Copy compares CopyIn, CopyOut, TarIn and TarOut with cp and tar.
 //
 // Dial compares connecting to a server in a container with connecting to one on the
@@ -19,7 +21,7 @@
 //
 // Form compares the launcher with one that keeps the Go runtime's memory.
 //
-//	go run ./bench [-rounds N] [-spaced N] [-resident N] [launch|form|groups|overhead|accuracy|copy|dial|host|resident|import]...
+//	go run ./bench [-rounds N] [-spaced N] [-resident N] [launch|form|groups|overhead|accuracy|copy|dial|network|host|resident|import]...
 package main
 
 import (
@@ -74,11 +76,11 @@ func main() {
 		os.Exit(1)
 	}
 	if len(parts) == 0 {
-		parts = []string{"launch", "form", "groups", "overhead", "accuracy", "copy", "dial", "host", "resident", "import"}
+		parts = []string{"launch", "form", "groups", "overhead", "accuracy", "copy", "dial", "network", "host", "resident", "import"}
 	}
 	for _, p := range parts {
 		f := map[string]func() error{
-			"launch": launch, "form": form, "groups": groups, "overhead": overhead, "accuracy": accuracy, "copy": copies, "dial": dials, "host": hostSize, "resident": residents, "import": imports,
+			"launch": launch, "form": form, "groups": groups, "overhead": overhead, "accuracy": accuracy, "copy": copies, "dial": dials, "network": networks, "network-here": networkHere, "host": hostSize, "resident": residents, "import": imports,
 		}[p]
 		if f == nil {
 			fmt.Fprintln(os.Stderr, "no such part:", p)

@@ -37,7 +37,7 @@ var allowed = map[string][]string{
 	"bench/peer":              {},
 	"otel":                    {"container"}, // as prometheus, a module of its own
 	"prometheus":              {"container"},
-	"bench":                   {"cgroup", "container", "internal/launcher", "rootfs", "security"},
+	"bench":                   {"cgroup", "container", "internal/launcher", "namespace/network", "rootfs", "security"},
 	"examples/doctor":         {"container"},
 	"examples/agent":          {"container", "rootfs"},
 	"examples/quickstart":     {"cgroup", "container", "namespace", "rootfs"},

@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -40,6 +41,8 @@ type bridge struct {
 	users   int
 	pending []*link       // to be removed
 	worker  chan struct{} // closed when none is; nil: nobody is at work
+	hurry   chan struct{} // tells it that somebody waits
+	active  int           // how many starts and ends there were
 	err     error         // what could not be removed
 }
 
@@ -90,6 +93,7 @@ func useBridge(ctx context.Context, c *config, stateDir string) (*bridge, error)
 		bridges.m[c.Bridge] = b
 	}
 	b.users++
+	b.active++
 	return b, nil
 }
 
@@ -115,20 +119,25 @@ func (b *bridge) of(a netip.Addr) netip.Prefix {
 }
 
 // leave gives one use back; the last removes the bridge. The link that goes with it, if
-// there is one, is removed by a goroutine of the bridge's: the kernel takes tens of
-// milliseconds for one, but removes the pairs of all namespaces that end together at
-// once, so that there often is nothing left to do for the next. Who is the last waits.
+// there is one, is left to a goroutine of the bridge's; who is the last waits for it.
 func (b *bridge) leave(l *link) error {
 	bridges.Lock()
 	if l != nil && l.index != 0 {
 		b.pending = append(b.pending, l)
+		b.active++
 		if b.worker == nil {
-			b.worker = make(chan struct{})
+			b.worker, b.hurry = make(chan struct{}), make(chan struct{}, 1)
 			go b.work()
 		}
 	}
 	b.users--
 	last, worker := b.users == 0, b.worker
+	if last && worker != nil {
+		select {
+		case b.hurry <- struct{}{}:
+		default: // it knows
+		}
+	}
 	bridges.Unlock()
 	if !last {
 		return nil
@@ -147,19 +156,56 @@ func (b *bridge) leave(l *link) error {
 	return errors.Join(err, onHost(b.close))
 }
 
+// When links are removed: the kernel takes tens of milliseconds for it, in which no other
+// link can be made on the whole machine, but removes the pairs of all namespaces that end
+// together at once. So they are kept for a while, by a socket in the namespace, until no
+// container starts or ends, or they are many or old.
+const (
+	quietTime = 50 * time.Millisecond
+	oldTime   = 500 * time.Millisecond
+	many      = 64
+)
+
 // work removes links until there are none.
 func (b *bridge) work() {
+	begun := time.Now()
 	for {
 		bridges.Lock()
+		seen, wait := b.active, b.users > 0 && len(b.pending) < many && time.Since(begun) < oldTime
 		if len(b.pending) == 0 {
 			close(b.worker)
 			b.worker = nil
 			bridges.Unlock()
 			return
 		}
-		l := b.pending[0]
-		b.pending = b.pending[1:]
 		bridges.Unlock()
+		if wait {
+			select {
+			case <-time.After(quietTime):
+			case <-b.hurry:
+			}
+		}
+		bridges.Lock()
+		if wait && b.active != seen && b.users > 0 {
+			bridges.Unlock()
+			continue
+		}
+		list := b.pending
+		b.pending = nil
+		bridges.Unlock()
+		b.removeLinks(list)
+		begun = time.Now()
+	}
+}
+
+// removeLinks removes links, and gives back what they had.
+func (b *bridge) removeLinks(list []*link) {
+	for _, l := range list {
+		if l.h != nil {
+			l.h.Close() // nothing else keeps the namespace of a container that has ended
+		}
+	}
+	for _, l := range list {
 		err := b.h.LinkDel(linkAt(l.index, l.name))
 		if errors.Is(err, unix.ENODEV) {
 			err = nil

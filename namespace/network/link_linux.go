@@ -565,7 +565,7 @@ func (l *link) Close() error {
 			errs = append(errs, fail(op, path, err, ""))
 		}
 	}
-	if l.h != nil {
+	if l.h != nil && l.index == 0 {
 		l.h.Close()
 	}
 	if l.ifbIndex != 0 {
