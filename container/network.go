@@ -38,27 +38,40 @@ func (n Network) String() string {
 	return n.Kind
 }
 
-// Rate bounds the traffic of a container, in bits a second; see [WithBandwidth].
+// Rate bounds the traffic of a container; see [WithBandwidth].
 type Rate struct {
-	// Egress is what the container sends, Ingress what it receives; 0 leaves a
-	// direction without a bound.
+	// Egress is what the container sends, Ingress what it receives, in bits a second; 0
+	// leaves a direction without a bound.
 	Egress  uint64 `json:"egress,omitempty"`
 	Ingress uint64 `json:"ingress,omitempty"`
 	// Burst is how many bytes may pass at once after a pause; 0 chooses what a
 	// machine that is busy needs to keep the rate: 25 ms of it, and at least four
 	// packets.
 	Burst uint64 `json:"burst,omitempty"`
+	// EgressPackets and IngressPackets bound the packets a second, from 10 to
+	// 100,000,000, whatever their size; 0: no bound. What a packet is the host's end of
+	// the link says, as in Stats: data of TCP that the kernel carries in one piece, up to
+	// 64 KiB, is one.
+	EgressPackets  uint64 `json:"egress_packets,omitempty"`
+	IngressPackets uint64 `json:"ingress_packets,omitempty"`
 }
 
-// String is as tc(8) writes rates.
+// String has all that is bounded, for people.
 func (r Rate) String() string {
-	return fmt.Sprintf("egress %d, ingress %d bit/s, burst %d", r.Egress, r.Ingress, r.Burst)
+	text := fmt.Sprintf("egress %d, ingress %d bit/s, burst %d", r.Egress, r.Ingress, r.Burst)
+	if r.EgressPackets != 0 || r.IngressPackets != 0 {
+		text += fmt.Sprintf(", egress %d, ingress %d packets/s", r.EgressPackets, r.IngressPackets)
+	}
+	return text
 }
 
 const (
 	minRate = 8_000           // bit/s
 	maxRate = 400_000_000_000 // bit/s
 	maxPart = 1 << 30         // of a burst, in bytes
+
+	minPackets = 10          // a second
+	maxPackets = 100_000_000 // a second
 
 	maxBurstTime = 60 // seconds
 )
@@ -102,6 +115,9 @@ func WithNetwork(n Network) Option {
 // end of it. Jobs cannot remove it without CAP_NET_ADMIN; where a container has that,
 // the host's end shapes both directions, by an ifb device (which Linux must have), and
 // a later job with that capability is refused. [Container.Update] changes the rate.
+//
+// Packets beyond a rate of packets are dropped, by nftables on the host's end, where
+// nothing inside reaches; 25 ms of the rate, and at least 10, may come at once.
 //
 // New refuses it as an [*OptionError] without a network, on the host's, and on one that
 // is joined: the rate of another container is its own. Start reports a host that cannot
@@ -173,12 +189,17 @@ func (s *Spec) validateNetwork(f *faults) {
 }
 
 func (r *Rate) validate(f *faults) {
-	if r.Egress == 0 && r.Ingress == 0 {
+	if r.Egress == 0 && r.Ingress == 0 && r.EgressPackets == 0 && r.IngressPackets == 0 {
 		f.add("WithBandwidth", r, "no rate: 0 leaves a direction without a bound", "leave the option out, or name a rate in bits a second")
 	}
 	for _, n := range []uint64{r.Egress, r.Ingress} {
 		if n != 0 && (n < minRate || n > maxRate) {
 			f.add("WithBandwidth", r, fmt.Sprintf("%d bit/s: from %d to %d are possible", n, uint64(minRate), uint64(maxRate)))
+		}
+	}
+	for _, n := range []uint64{r.EgressPackets, r.IngressPackets} {
+		if n != 0 && (n < minPackets || n > maxPackets) {
+			f.add("WithBandwidth", r, fmt.Sprintf("%d packets a second: from %d to %d are possible", n, minPackets, maxPackets))
 		}
 	}
 	for _, n := range []uint64{r.Egress, r.Ingress} {

@@ -83,7 +83,7 @@ func (r *running) mayConnect() error {
 }
 
 func (r *Rate) driver() *netdriver.Rate {
-	return &netdriver.Rate{Egress: r.Egress, Ingress: r.Ingress, Burst: r.Burst}
+	return &netdriver.Rate{Egress: r.Egress, Ingress: r.Ingress, Burst: r.Burst, EgressPackets: r.EgressPackets, IngressPackets: r.IngressPackets}
 }
 
 // connect gives the container its link, when its init is there.

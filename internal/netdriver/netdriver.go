@@ -10,9 +10,9 @@ import (
 	"sync/atomic"
 )
 
-// Rate bounds what passes, in bits a second; 0: no bound. Burst is in bytes, 0 is
-// chosen by the driver.
-type Rate struct{ Egress, Ingress, Burst uint64 }
+// Rate bounds what passes, in bits and in packets a second; 0: no bound. Burst is in
+// bytes, 0 is chosen by the driver.
+type Rate struct{ Egress, Ingress, Burst, EgressPackets, IngressPackets uint64 }
 
 // Counter is what has passed in one direction, and what was dropped of it.
 type Counter struct{ Bytes, Packets, Dropped uint64 }

@@ -96,7 +96,7 @@ func TestFailureAtEachOperation(t *testing.T) {
 	needHost(t)
 	before := state(t)
 	opts := []container.Option{
-		container.WithCommand("true"), container.WithNetwork(everything()), container.WithBandwidth(container.Rate{Egress: 1e6, Ingress: 1e6}),
+		container.WithCommand("true"), container.WithNetwork(everything()), container.WithBandwidth(container.Rate{Egress: 1e6, Ingress: 1e6, EgressPackets: 1e5, IngressPackets: 1e5}),
 		container.WithCapabilities("CAP_NET_ADMIN", "CAP_NET_RAW"),
 	}
 	_, err := container.Run(timeout(t), opts...)
@@ -202,7 +202,7 @@ func TestManyContainers(t *testing.T) {
 var hostJob = register("host", func(args []string) int {
 	// A host program of its own: it connects containers and waits to be killed.
 	for range 2 {
-		c, err := container.New(container.WithNetwork(everythingBut()), container.WithBandwidth(container.Rate{Egress: 1e6}), container.WithCommand("sleep", "1000"), container.WithCapabilities("CAP_NET_ADMIN"))
+		c, err := container.New(container.WithNetwork(everythingBut()), container.WithBandwidth(container.Rate{Egress: 1e6, EgressPackets: 1e5}), container.WithCommand("sleep", "1000"), container.WithCapabilities("CAP_NET_ADMIN"))
 		if err == nil {
 			err = c.Start(context.Background())
 		}

@@ -45,6 +45,8 @@ type link struct {
 	opened   bool
 	own      bool // has a table
 	guarded  bool
+	counted  bool                 // packets are: there is a table for it
+	tooMany  [2]netdriver.Counter // what was dropped with earlier rates of packets: sent, received
 	closed   bool
 	rate     netdriver.Rate
 	last     netdriver.Counters
@@ -488,6 +490,9 @@ func (l *link) setRate(r netdriver.Rate) error {
 	if err := shape(l.b.h, l.index, l.name, r.Ingress, r.Burst, l.mtu); err != nil {
 		return err
 	}
+	if err := onHost(func() error { return l.limitPackets(r.EgressPackets, r.IngressPackets) }); err != nil {
+		return err
+	}
 	l.rate = r
 	return nil
 }
@@ -529,6 +534,18 @@ func (l *link) Counters() (netdriver.Counters, error) {
 	}
 	if err != nil {
 		return l.last, fail("count", l.name, err, "")
+	}
+	if l.counted || l.tooMany != [2]netdriver.Counter{} {
+		var e, i netdriver.Counter
+		if err := onHost(func() (err error) {
+			e, i, err = l.packetsDropped()
+			return err
+		}); err != nil {
+			return l.last, err
+		}
+		out, in = out+e.Dropped, in+i.Dropped
+		// The link's end counts them before they are dropped.
+		c.Egress.Bytes, c.Egress.Packets = c.Egress.Bytes-min(c.Egress.Bytes, e.Bytes), c.Egress.Packets-min(c.Egress.Packets, e.Dropped)
 	}
 	c.Egress.Dropped += out
 	c.Ingress.Dropped += in
@@ -585,6 +602,9 @@ func (l *link) Close() error {
 		}
 		if l.guarded {
 			errs = append(errs, dropTable(guardTable(l.b.name, l.n)))
+		}
+		if l.counted {
+			errs = append(errs, dropTable(packetTable(l.b.name, l.n)))
 		}
 		return errors.Join(errs...)
 	}))

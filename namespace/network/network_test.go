@@ -37,6 +37,8 @@ func TestRefuses(t *testing.T) {
 		{"rate too high", []container.Option{bridge(), container.WithBandwidth(container.Rate{Ingress: 1e12})}, "WithBandwidth", "1000000000000 bit/s"},
 		{"burst", []container.Option{bridge(), container.WithBandwidth(container.Rate{Ingress: 1e9, Burst: 1 << 31})}, "WithBandwidth", "burst"},
 		{"burst of minutes", []container.Option{bridge(), container.WithBandwidth(container.Rate{Ingress: 8000, Burst: 1 << 20})}, "WithBandwidth", "burst"},
+		{"few packets", []container.Option{bridge(), container.WithBandwidth(container.Rate{EgressPackets: 9})}, "WithBandwidth", "9 packets a second"},
+		{"too many packets", []container.Option{bridge(), container.WithBandwidth(container.Rate{IngressPackets: 1e9})}, "WithBandwidth", "1000000000 packets a second"},
 		{"another kind", []container.Option{container.WithNetwork(container.Network{Kind: "slirp"})}, "WithNetwork", "no such kind"},
 		{"no config", []container.Option{container.WithNetwork(container.Network{Kind: "bridge", Config: []byte(`{"x":1}`)})}, "WithNetwork", "no JSON"},
 		{"the host's namespace too", []container.Option{bridge(), container.WithHostNamespace(namespace.Network)}, "WithNetwork", "not new"},

@@ -126,7 +126,7 @@ func (p *pruning) tables() error {
 	}
 	for _, t := range list {
 		rest, ours := strings.CutPrefix(t.Name, "inlay-")
-		if !ours || t.Family != nftables.TableFamilyINet && t.Family != nftables.TableFamilyNetdev {
+		if !ours || t.Family != nftables.TableFamilyINet && t.Family != nftables.TableFamilyNetdev && t.Family != nftables.TableFamilyBridge {
 			continue
 		}
 		bridge, number, owned := strings.Cut(rest, "/")

@@ -298,6 +298,61 @@ func TestRates(t *testing.T) {
 	}
 }
 
+// So is a rate of packets, in both directions, and what is too much is told. It changes
+// while the container runs, and goes.
+func TestPacketRates(t *testing.T) {
+	needHost(t)
+	needFigures(t)
+	const rate, sent = 1000, 1500 * 1400 * 8 / 1.5 // packets a second, and what flood makes 1,500 of
+	packets := func(c *container.Container, d direction) (n, dropped float64, at time.Time) {
+		before := time.Now()
+		s, err := c.Stats(context.Background())
+		require.NoError(t, err)
+		return float64(d(s.Network).Packets), float64(d(s.Network).Dropped), before.Add(time.Since(before) / 2)
+	}
+	for _, dir := range []struct {
+		name string
+		d    direction
+		rate func(uint64) container.Rate
+		load func(testing.TB, *container.Container, uint64) func()
+		caps []string
+	}{
+		{"egress", egress, func(n uint64) container.Rate { return container.Rate{EgressPackets: n} }, flooding, nil},
+		{"ingress", ingress, func(n uint64) container.Rate { return container.Rate{IngressPackets: n} }, flooded, nil},
+		{"egress of who has CAP_NET_ADMIN", egress, func(n uint64) container.Rate { return container.Rate{EgressPackets: n, Egress: 1e9} }, flooding, []string{"CAP_NET_ADMIN"}},
+	} {
+		t.Run(dir.name, func(t *testing.T) {
+			c := start(t, container.WithNetwork(network.Bridge("")), container.WithBandwidth(dir.rate(rate)), container.WithCapabilities(dir.caps...))
+			stop := dir.load(t, c, sent)
+			defer stop()
+			measured := func(rate float64) float64 {
+				for { // until what may come at once is spent
+					if _, dropped, _ := packets(c, dir.d); dropped > 100 {
+						break
+					}
+					<-time.After(5 * time.Millisecond)
+				}
+				b, _, from := packets(c, dir.d)
+				<-time.After(2 * time.Second) // what is measured is time
+				e, _, to := packets(c, dir.d)
+				return (e - b) / to.Sub(from).Seconds() / rate
+			}
+			steady(t, "packets a second", 1, 0.03, func() float64 { return measured(rate) })
+			require.NoError(t, c.Update(timeout(t), container.WithBandwidth(dir.rate(rate/2))))
+			steady(t, "half as many packets a second", 1, 0.03, func() float64 { return measured(rate / 2) })
+			require.NoError(t, c.Update(timeout(t), container.WithBandwidth(container.Rate{Egress: 1e9})))
+			_, dropped, _ := packets(c, dir.d)
+			b, _, _ := packets(c, dir.d)
+			require.Eventually(t, func() bool {
+				n, _, _ := packets(c, dir.d)
+				return n-b > 3*rate
+			}, time.Minute, 10*time.Millisecond, "they pass")
+			_, after, _ := packets(c, dir.d)
+			require.InDelta(t, dropped, after, 0)
+		})
+	}
+}
+
 var sinkJob = register("sink", func(args []string) int {
 	l, err := net.Listen("tcp", ":"+args[0])
 	if err != nil {
