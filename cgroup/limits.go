@@ -45,7 +45,7 @@ type Limits struct {
 	CPUIdle bool `json:"cpu_idle,omitempty"`
 	// CPUSet names the processors, as cpuset(7) does: "0-2,7".
 	CPUSet *string `json:"cpu_set,omitempty"`
-	// MemorySet names the memory nodes, in the same form. On v2 kernels before Linux 6.4
+	// MemorySet names the memory nodes, in the same form. On v2, kernels before Linux 6.4
 	// (and their stable versions without its fix) keep who is cloned into a group to his
 	// parent's nodes until the set changes.
 	MemorySet *string `json:"memory_set,omitempty"`
