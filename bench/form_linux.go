@@ -53,9 +53,10 @@ func form() error {
 		if err != nil {
 			return err
 		}
-		if len(inits) != formInits {
+		if len(inits) < formInits {
 			return fmt.Errorf("%d inits", len(inits))
 		}
+		inits = inits[:formInits] // in the order of their birth: the last may be ending, of the container that has just run
 		var tables, private []int
 		for _, pid := range inits {
 			t, err := pageTablesKiB(pid)
