@@ -332,8 +332,9 @@ func Left(before *Count) ([]string, error) {
 			return left, nil
 		}
 		pause := 5 * time.Millisecond
-		for pid := range now.Processes {
-			if _, there := before.Processes[pid]; !there {
+		for pid, name := range now.Processes {
+			// A zombie has ended, and is to be reaped: nor has that an event.
+			if _, there := before.Processes[pid]; !there && !strings.HasSuffix(name, " Z") {
 				awaitEnd(pid, time.Until(deadline))
 				pause = 0
 			}
