@@ -43,6 +43,7 @@ var allowed = map[string][]string{
 	"examples/quickstart":     {"cgroup", "container", "namespace", "rootfs"},
 	"examples/limits":         {"container", "rootfs", "cgroup"},
 	"examples/sandboxed-exec": {"container"},
+	"examples/webserver":      {"container", "namespace/network", "rootfs"},
 	"examples/run":            {"container", "namespace", "namespace/network", "rootfs", "security", "cgroup"},
 	".":                       {},
 }
