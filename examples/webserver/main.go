@@ -38,11 +38,12 @@ func main() {
 
 // serve is the job: this program again, in the container.
 func serve() error {
+	// A client that goes away is its own business.
 	http.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
-		fmt.Fprintf(w, "hello, %s\n", r.RemoteAddr)
+		_, _ = fmt.Fprintf(w, "hello, %s\n", r.RemoteAddr)
 	})
 	http.HandleFunc("/data", func(w http.ResponseWriter, _ *http.Request) {
-		_, _ = w.Write(make([]byte, size)) // a client that goes away is its own business
+		_, _ = w.Write(make([]byte, size))
 	})
 	return http.ListenAndServe(":80", nil)
 }
@@ -69,23 +70,27 @@ func show(ctx context.Context, out io.Writer) (err error) {
 	if err := c.Start(ctx); err != nil {
 		return err
 	}
-	fmt.Fprintln(out, "the container has", c.Addresses())
+	say := func(format string, args ...any) {
+		_, e := fmt.Fprintf(out, format, args...)
+		err = errors.Join(err, e)
+	}
+	say("the container has %v\n", c.Addresses())
 	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
 	at := fmt.Sprintf("http://127.0.0.1:%d", port)
 	text, _, err := get(ctx, c, client, at+"/")
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(out, "%s says: %s", at, text)
+	say("%s says: %s", at, text)
 	data, took, err := get(ctx, c, client, at+"/data")
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(out, "%d bytes in %.2f s: %.1f Mbit/s of %d\n", len(data), took.Seconds(), float64(len(data))*8/1e6/took.Seconds(), rate/1_000_000)
-	if s, err := c.Stats(ctx); err == nil { // without control groups there are none
-		fmt.Fprintf(out, "on the link: %d bytes out in %d packets, %d in, %d dropped\n", s.Network.Egress.Bytes, s.Network.Egress.Packets, s.Network.Ingress.Bytes, s.Network.Egress.Dropped+s.Network.Ingress.Dropped)
+	say("%d bytes in %.2f s: %.1f Mbit/s of %d\n", len(data), took.Seconds(), float64(len(data))*8/1e6/took.Seconds(), rate/1_000_000)
+	if s, e := c.Stats(ctx); e == nil { // without control groups there are none
+		say("on the link: %d bytes out in %d packets, %d in, %d dropped\n", s.Network.Egress.Bytes, s.Network.Egress.Packets, s.Network.Ingress.Bytes, s.Network.Egress.Dropped+s.Network.Ingress.Dropped)
 	}
-	return nil
+	return err
 }
 
 // get asks until the server is there, which takes it a moment.
