@@ -247,6 +247,12 @@ func (b *bridge) open(ctx context.Context, c *config, stateDir string) (err erro
 	if err := b.h.SetStrictCheck(true); err != nil && !errors.Is(err, unix.ENOPROTOOPT) {
 		return fail("netlink", b.name, err, "")
 	}
+	// What killed programs left, before this one has a lock: what cannot be removed now
+	// is in nobody's way, and is told by Prune.
+	p := &pruning{l: b.locks, h: b.h, kept: map[string]error{}}
+	if err := errors.Join(p.links(), p.tables()); err != nil {
+		return fail("prune", b.name, err, remedyNetlink)
+	}
 	others, err := b.locks.heldByOthers(base(b.slot), 1)
 	if err != nil {
 		return fail("lock", b.name, err, "")

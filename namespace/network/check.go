@@ -13,7 +13,7 @@ import (
 
 func init() { netdriver.Register(driver{}) }
 
-// driver makes bridges and veths; see netdriver.Driver.
+// driver makes bridges and links to them; see netdriver.Driver.
 type driver struct{}
 
 // maxName is the kernel's IFNAMSIZ less its NUL.

@@ -226,13 +226,10 @@ func everythingBut() container.Network {
 	return network.Bridge("dead", network.Open(), network.DenyAll())
 }
 
-// The host program and its launcher are killed: what they leave goes by Prune, and the
-// containers of others stay.
-func TestPruneOfTheKilled(t *testing.T) {
-	needHost(t)
-	before := state(t)
-	mine := start(t, container.WithNetwork(network.Bridge("")))
-	with := state(t)
+// killed runs a host program that is killed, with its launcher or alone, and leaves a
+// bridge.
+func killed(t *testing.T, together bool) {
+	t.Helper()
 	exe, err := os.Executable()
 	require.NoError(t, err)
 	cmd := exec.Command(exe, hostJob)
@@ -250,7 +247,9 @@ func TestPruneOfTheKilled(t *testing.T) {
 	require.NoError(t, err, line)
 	fd, err := unix.PidfdOpen(pid, 0)
 	require.NoError(t, err)
-	require.NoError(t, unix.Kill(pid, unix.SIGKILL))
+	if together {
+		require.NoError(t, unix.Kill(pid, unix.SIGKILL))
+	}
 	require.NoError(t, unix.Kill(cmd.Process.Pid, unix.SIGKILL))
 	require.NoError(t, in.Close())
 	require.Error(t, cmd.Wait())
@@ -261,6 +260,16 @@ func TestPruneOfTheKilled(t *testing.T) {
 	require.NoError(t, unix.Close(fd))
 	_, err = net.InterfaceByName("dead")
 	require.NoError(t, err, "nobody was left to remove it")
+}
+
+// The host program and its launcher are killed: what they leave goes by Prune, and the
+// containers of others stay.
+func TestPruneOfTheKilled(t *testing.T) {
+	needHost(t)
+	before := state(t)
+	mine := start(t, container.WithNetwork(network.Bridge("")))
+	with := state(t)
+	killed(t, true)
 	report, err := container.Prune(timeout(t))
 	require.NoError(t, err)
 	require.Contains(t, report.Removed, "link dead")
@@ -268,5 +277,23 @@ func TestPruneOfTheKilled(t *testing.T) {
 	asBefore(t, with)
 	check(t, "mine", mine, []question{{"tcp", at("127.0.0.1", "1"), ""}})
 	require.NoError(t, mine.Close())
+	asBefore(t, before)
+}
+
+// The host program alone is killed: whoever opens a bridge next removes what it left.
+func TestNextRemovesWhatTheKilledLeft(t *testing.T) {
+	needHost(t)
+	before := state(t)
+	killed(t, false)
+	next := start(t, container.WithNetwork(network.Bridge("")))
+	eventually(t, func() string { // the kernel ends its links in its own time
+		for _, s := range state(t) {
+			if strings.Contains(s, "dead") {
+				return s
+			}
+		}
+		return ""
+	})
+	require.NoError(t, next.Close())
 	asBefore(t, before)
 }
