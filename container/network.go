@@ -12,10 +12,10 @@ import (
 )
 
 // Network says how a container is connected. Package namespace/network makes them:
-// network.None(), Host, Join, Of and Bridge. It is plain data.
+// network.None(), Host, Join, Of, Bridge and Veth. It is plain data.
 type Network struct {
 	// Kind is "none", "host", "path", "container", or what a driver of
-	// namespace/network is for: "bridge".
+	// namespace/network is for: "bridge", "veth".
 	Kind string `json:"kind"`
 	// Path is of the namespace to join, for "path".
 	Path string `json:"path,omitempty"`
@@ -163,7 +163,7 @@ func (s *Spec) validateNetwork(f *faults) {
 	if n := s.Network; n != nil {
 		d := netdriver.Registered()
 		switch {
-		case n.Kind != "bridge":
+		case n.Kind != "bridge" && n.Kind != "veth":
 			f.add("WithNetwork", fmt.Sprintf("%q", shorten(n.Kind)), "no such kind of network", "use the functions of package namespace/network")
 		case d == nil:
 			f.add("WithNetwork", n.Kind, "its driver is not in this program", "import github.com/inlay-dev/inlay/namespace/network")

@@ -31,6 +31,7 @@ type bridge struct {
 	index  int
 	mtu    int
 	own    bool         // inlay's, by its address
+	pair   bool         // no bridge: the host's end of one container's link
 	v4, v6 netip.Prefix // the bridge's own address with its network; zero: none of that kind
 
 	mu    sync.Mutex
@@ -85,8 +86,11 @@ func useBridge(ctx context.Context, c *config, stateDir string) (*bridge, error)
 	bridges.Lock()
 	defer bridges.Unlock()
 	b := bridges.m[c.Bridge]
+	if b != nil && (b.pair || c.Pair) {
+		return nil, b.inUse()
+	}
 	if b == nil {
-		b = &bridge{name: c.Bridge, slot: slot(c.Bridge), taken: map[uint32]bool{}, next: firstAddress}
+		b = &bridge{name: c.Bridge, slot: slot(c.Bridge), taken: map[uint32]bool{}, next: firstAddress, pair: c.Pair}
 		if err := onHost(func() error { return b.open(ctx, c, stateDir) }); err != nil {
 			return nil, err
 		}
@@ -95,6 +99,11 @@ func useBridge(ctx context.Context, c *config, stateDir string) (*bridge, error)
 	b.users++
 	b.active++
 	return b, nil
+}
+
+// inUse refuses a name that somebody else's link has.
+func (b *bridge) inUse() error {
+	return fail("network.Veth", b.name, fmt.Errorf("there is a link of that name: %w", unix.EEXIST), "name another")
 }
 
 // check looks whether the bridge has what was asked for.
@@ -257,6 +266,9 @@ func (b *bridge) open(ctx context.Context, c *config, stateDir string) (err erro
 	if err != nil {
 		return fail("lock", b.name, err, "")
 	}
+	if b.pair && others {
+		return b.inUse()
+	}
 	if err := b.locks.set(unix.F_RDLCK, base(b.slot), 1); err != nil {
 		return fail("lock", b.name, err, "")
 	}
@@ -281,10 +293,17 @@ func (b *bridge) find(c *config) error {
 	l, err := b.h.LinkByName(b.name)
 	var missing netlink.LinkNotFoundError
 	if errors.As(err, &missing) {
+		if b.pair {
+			b.mtu = cmp.Or(c.MTU, 1500)
+			return b.choose(c)
+		}
 		return b.make(c)
 	}
 	if err != nil {
 		return fail("look for", b.name, err, remedyNetlink)
+	}
+	if b.pair {
+		return b.inUse()
 	}
 	if l.Type() != "bridge" {
 		return fail("network.Bridge", b.name, fmt.Errorf("it is a %s: %w", l.Type(), unix.EEXIST), "name another")
@@ -342,11 +361,8 @@ func (b *bridge) make(c *config) error {
 	return b.address(c)
 }
 
-// address gives the bridge its networks.
-func (b *bridge) address(c *config) error {
-	if err := fault.At("address", b.name); err != nil {
-		return fail("address", b.name, err, "")
-	}
+// choose says which networks the bridge has.
+func (b *bridge) choose(c *config) error {
 	networks := c.Subnets
 	if len(networks) == 0 {
 		var err error
@@ -356,6 +372,32 @@ func (b *bridge) address(c *config) error {
 	}
 	for _, n := range networks {
 		own := netip.PrefixFrom(n.Addr().Next(), n.Bits())
+		if own.Addr().Is4() {
+			b.v4 = own
+		} else {
+			b.v6 = own
+		}
+	}
+	return nil
+}
+
+// address gives the bridge its networks.
+func (b *bridge) address(c *config) error {
+	if err := b.choose(c); err != nil {
+		return err
+	}
+	return b.setAddresses()
+}
+
+// setAddresses gives it the first address of each.
+func (b *bridge) setAddresses() error {
+	if err := fault.At("address", b.name); err != nil {
+		return fail("address", b.name, err, "")
+	}
+	for _, own := range []netip.Prefix{b.v4, b.v6} {
+		if !own.IsValid() {
+			continue
+		}
 		// No other host has it: nobody has to be asked before it is used.
 		a := &netlink.Addr{IPNet: ipNet(own), Flags: unix.IFA_F_NODAD}
 		if own.Addr().Is4() {
@@ -363,11 +405,6 @@ func (b *bridge) address(c *config) error {
 		}
 		if err := b.h.AddrAdd(b.link(), a); err != nil && !errors.Is(err, unix.EEXIST) {
 			return fail("address", own.String(), err, "IPv6 must be enabled on this host where a network of it is asked for")
-		}
-		if own.Addr().Is4() {
-			b.v4 = own
-		} else {
-			b.v6 = own
 		}
 	}
 	return nil

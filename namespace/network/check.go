@@ -49,8 +49,18 @@ func (driver) Check(kind string, text []byte) []netdriver.Fault {
 	for _, e := range c.Invalid {
 		add(e.Option, e.Value, e.Reason)
 	}
+	if c.Pair != (kind == "veth") {
+		add("WithNetwork", kind, "its config is that of another kind")
+	}
+	maker := "network.Bridge"
+	if c.Pair {
+		maker = "network.Veth"
+		if c.Open {
+			add("network.Open", true, "a pair has nobody beside it", "leave it out, or use network.Bridge")
+		}
+	}
 	if why := checkName(c.Bridge); why != "" {
-		add("network.Bridge", fmt.Sprintf("%q", c.Bridge), why)
+		add(maker, fmt.Sprintf("%q", c.Bridge), why)
 	}
 	c.checkAddresses(add)
 	c.checkNames(add)
@@ -77,7 +87,7 @@ func (driver) Check(kind string, text []byte) []netdriver.Fault {
 		}
 	}
 	if n := len(c.Ports) + len(c.Egress) + len(c.Hosts) + len(c.Routes) + len(c.Search); n > maxList {
-		add("network.Bridge", c.Bridge, fmt.Sprintf("%d ports, rules, names and routes: at most %d", n, maxList))
+		add(maker, c.Bridge, fmt.Sprintf("%d ports, rules, names and routes: at most %d", n, maxList))
 	}
 	for _, r := range c.Egress {
 		switch {

@@ -94,16 +94,27 @@ func everything() container.Network {
 // it was.
 func TestFailureAtEachOperation(t *testing.T) {
 	needHost(t)
+	defer fault.Hook.Store(nil)
+	failed := map[string]bool{}
+	for _, n := range []container.Network{everything(), network.Veth("every", network.DenyAll(), network.Publish(network.Port{Host: 8100, Container: 80}))} {
+		t.Run(n.Kind, func(t *testing.T) { failEach(t, n, failed) })
+	}
+	for _, op := range operations {
+		require.True(t, failed[op], op)
+	}
+}
+
+// failEach has each operation fail once, and remembers them by their names.
+func failEach(t *testing.T, network container.Network, failed map[string]bool) {
+	t.Helper()
 	before := state(t)
 	opts := []container.Option{
-		container.WithCommand("true"), container.WithNetwork(everything()), container.WithBandwidth(container.Rate{Egress: 1e6, Ingress: 1e6, EgressPackets: 1e5, IngressPackets: 1e5}),
+		container.WithCommand("true"), container.WithNetwork(network), container.WithBandwidth(container.Rate{Egress: 1e6, Ingress: 1e6, EgressPackets: 1e5, IngressPackets: 1e5}),
 		container.WithCapabilities("CAP_NET_ADMIN", "CAP_NET_RAW"),
 	}
 	_, err := container.Run(timeout(t), opts...)
 	require.NoError(t, err)
 	asBefore(t, before)
-	defer fault.Hook.Store(nil)
-	failed := map[string]bool{}
 	for n := 0; ; n++ {
 		var mu sync.Mutex
 		count, which := 0, ""
@@ -133,9 +144,6 @@ func TestFailureAtEachOperation(t *testing.T) {
 		_, err = container.Prune(timeout(t))
 		require.NoError(t, err)
 		asBefore(t, before)
-	}
-	for _, op := range operations {
-		require.True(t, failed[op], op)
 	}
 }
 

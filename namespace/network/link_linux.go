@@ -77,6 +77,9 @@ func (l *link) begin() error {
 		return err
 	}
 	l.name, l.ifb = linkName(l.b.slot, l.n), ifbName(l.b.slot, l.n)
+	if l.b.pair {
+		l.name = l.b.name
+	}
 	for _, r := range l.c.Egress {
 		if !l.address(r.To.Addr().Is6()).IsValid() {
 			return fail("network.Allow", r.To.String(), fmt.Errorf("the container has no address of that kind: %w", unix.EADDRNOTAVAIL), "give the bridge a network of it")
@@ -339,7 +342,7 @@ func (l *link) makeVeth(ns *os.File) error {
 		v.PeerHardwareAddr = mac
 	}
 	err := l.b.h.LinkAdd(v)
-	if errors.Is(err, unix.EEXIST) {
+	if errors.Is(err, unix.EEXIST) && !l.b.pair {
 		// The kernel removes links a while after the namespace of their other end: the
 		// number is ours, so that one is nobody's.
 		if err = l.b.h.LinkDel(linkAt(0, l.name)); err == nil || errors.Is(err, unix.ENODEV) {
@@ -350,6 +353,25 @@ func (l *link) makeVeth(ns *os.File) error {
 		return fail("make veth", l.name, err, remedyNetlink)
 	}
 	l.index = v.Index
+	if l.b.pair {
+		l.b.index = v.Index
+		if err := l.b.setAddresses(); err != nil {
+			return err
+		}
+	} else if err := l.enter(v); err != nil {
+		return err
+	}
+	if err := fault.At("setns", l.name); err != nil {
+		return fail("setns", l.name, err, "")
+	}
+	if l.h, err = handleIn(ns); err != nil {
+		return fail("setns", l.name, err, "")
+	}
+	return nil
+}
+
+// enter makes the host's end a port of the bridge.
+func (l *link) enter(v *netlink.Veth) error {
 	if err := fault.At("enter bridge", l.name); err != nil {
 		return fail("enter bridge", l.name, err, "")
 	}
@@ -363,12 +385,6 @@ func (l *link) makeVeth(ns *os.File) error {
 		if err := l.b.h.LinkSetIsolated(v, true); err != nil {
 			return fail("isolate", l.name, err, "Linux 4.18")
 		}
-	}
-	if err := fault.At("setns", l.name); err != nil {
-		return fail("setns", l.name, err, "")
-	}
-	if l.h, err = handleIn(ns); err != nil {
-		return fail("setns", l.name, err, "")
 	}
 	return nil
 }

@@ -2,7 +2,6 @@ package network
 
 import (
 	"encoding/json"
-	"fmt"
 
 	"github.com/inlay-dev/inlay/container"
 )
@@ -42,19 +41,36 @@ func Bridge(name string, opts ...Option) container.Network {
 	if name == "" {
 		name = DefaultBridge
 	}
-	c := config{Bridge: name}
+	return connected("bridge", &config{Bridge: name}, opts)
+}
+
+// Veth connects the container to the host alone, by a veth pair without a bridge: the
+// host's end is called name, which must be free, and has the first address of a network
+// of its own. Inside it is eth0. All else is as with [Bridge]: addresses, the way out,
+// published ports, egress rules and bandwidth; there is nobody beside it for [Open].
+func Veth(name string, opts ...Option) container.Network {
+	return connected("veth", &config{Bridge: name, Pair: true}, opts)
+}
+
+func connected(kind string, c *config, opts []Option) container.Network {
+	name := c.Bridge
 	for _, o := range opts {
 		if o != nil {
-			o(&c)
+			o(c)
 		}
 	}
-	text, err := json.Marshal(&c)
+	text, err := json.Marshal(c)
 	if err != nil {
 		// Nothing in a config can fail but an address with a zone of odd bytes.
-		text, _ = json.Marshal(&config{Bridge: name, Invalid: []flaw{{"Bridge", name, err.Error()}}})
+		text, _ = json.Marshal(&config{Bridge: name, Pair: c.Pair, Invalid: []flaw{{"Bridge", name, err.Error()}}})
 	}
-	return container.Network{Kind: "bridge", Config: text}
+	return container.Network{Kind: kind, Config: text}
 }
 
 // String is for messages.
-func (c *config) String() string { return fmt.Sprintf("bridge %s", c.Bridge) }
+func (c *config) String() string {
+	if c.Pair {
+		return "veth " + c.Bridge
+	}
+	return "bridge " + c.Bridge
+}

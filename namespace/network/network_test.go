@@ -32,6 +32,8 @@ func TestRefuses(t *testing.T) {
 		{"rate without a network", []container.Option{container.WithNetwork(network.None()), rate}, "WithBandwidth", "no network but lo"},
 		{"rate on the host's", []container.Option{container.WithNetwork(network.Host()), rate}, "WithBandwidth", "not the container's own"},
 		{"rate on a joined one", []container.Option{container.WithNetwork(network.Join("/proc/1/ns/net")), rate}, "WithBandwidth", "not the container's own"},
+		{"a pair's name", []container.Option{container.WithNetwork(network.Veth(""))}, "network.Veth", "from 1 to 15 bytes"},
+		{"open pair", []container.Option{container.WithNetwork(network.Veth("x", network.Open()))}, "network.Open", "nobody beside"},
 		{"no rate", []container.Option{bridge(), container.WithBandwidth(container.Rate{})}, "WithBandwidth", "no rate"},
 		{"rate too low", []container.Option{bridge(), container.WithBandwidth(container.Rate{Ingress: 7999})}, "WithBandwidth", "7999 bit/s"},
 		{"rate too high", []container.Option{bridge(), container.WithBandwidth(container.Rate{Ingress: 1e12})}, "WithBandwidth", "1000000000000 bit/s"},

@@ -7,14 +7,15 @@ import (
 	"slices"
 )
 
-// Option is one wish about a [Bridge]. Options judge nothing: container.New reports
+// Option is one wish about a [Bridge] or [Veth]. Options judge nothing: container.New reports
 // what is wrong with them, all at once, as [*container.OptionError]s. Of two for one
 // value the later wins; lists grow.
 type Option func(*config)
 
 // config is what options leave behind, as container.Network keeps it.
 type config struct {
-	Bridge    string         `json:"bridge,omitempty"`
+	Bridge    string         `json:"bridge,omitempty"` // or the host's end of a pair
+	Pair      bool           `json:"pair,omitempty"`   // without a bridge
 	Subnets   []netip.Prefix `json:"subnets,omitempty"`
 	Addresses []netip.Addr   `json:"addresses,omitempty"`
 	MTU       int            `json:"mtu,omitempty"`
