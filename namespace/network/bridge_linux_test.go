@@ -88,7 +88,7 @@ func TestOf(t *testing.T) {
 	c := start(t, container.WithNetwork(network.Bridge("", network.AddHost("db", netip.MustParseAddr("10.9.9.9")))))
 	d := start(t, container.WithNetwork(network.Of(c)))
 	require.Nil(t, d.Addresses())
-	serving(t, c, "7000")
+	serving(t, c)
 	check(t, "the other", d, []question{{"tcp", at("127.0.0.1", "7000"), "127.0.0.1"}})
 	require.Contains(t, do(t, d, sh("cat /etc/hosts")), "10.9.9.9\tdb\n")
 	h := start(t, container.WithNetwork(network.Host()))
@@ -141,7 +141,7 @@ func TestTaken(t *testing.T) {
 	_, err := container.Run(timeout(t), container.WithCommand("true"), container.WithNetwork(network.Bridge("another")))
 	require.ErrorIs(t, err, unix.EEXIST, "no bridge")
 	require.NoError(t, netlink.LinkDel(&netlink.Ifb{LinkAttrs: attrs}))
-	serving(t, c, "7000")
+	serving(t, c)
 	check(t, "host", nil, []question{{"tcp", at("127.0.0.1", "8300"), "10.50.0.1"}})
 }
 

@@ -66,7 +66,7 @@ func TestReach(t *testing.T) {
 	one := start(t, container.WithNetwork(network.Bridge("", network.Allow(netip.MustParsePrefix(out4+"/32"), 7002), network.Allow(netip.MustParsePrefix("2001:db8::/64")))))
 	elsewhere := start(t, container.WithNetwork(network.Bridge("other")))
 	for _, c := range []*container.Container{a, b, open1, open2, denied, one, elsewhere} {
-		serving(t, c, "7000")
+		serving(t, c)
 	}
 	of := func(c *container.Container) (string, string) { return addresses(t, c) }
 	a4, a6 := of(a)

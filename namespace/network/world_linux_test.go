@@ -221,12 +221,12 @@ var askJob = register("ask", func(args []string) int {
 	return 0
 })
 
-// serving starts a service in a container.
-func serving(t testing.TB, c *container.Container, port string) {
+// serving starts a service in a container, on port 7000.
+func serving(t testing.TB, c *container.Container) {
 	t.Helper()
 	in, hold := io.Pipe()
 	r, w := io.Pipe()
-	p, err := c.Exec(timeout(t), selfJob(t, serveJob, port), container.WithStdin(in), container.WithStdout(w))
+	p, err := c.Exec(timeout(t), selfJob(t, serveJob, "7000"), container.WithStdin(in), container.WithStdout(w))
 	require.NoError(t, err)
 	t.Cleanup(func() {
 		require.NoError(t, hold.Close())
