@@ -68,16 +68,15 @@ func (r *running) mayConnect() error {
 			Remedy: "run as root, or leave the container with lo alone: network.None()",
 		}
 	}
-	if r.launcher.User {
-		return refuse("links on the host are made by root", unix.EPERM)
-	}
 	var caps [2]unix.CapUserData
 	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
 	if err := unix.Capget(&header, &caps[0]); err != nil {
 		return &netdriver.Error{Op: "capget", Err: err}
 	}
-	if caps[0].Effective&(1<<unix.CAP_NET_ADMIN) == 0 {
-		return refuse("this program has no CAP_NET_ADMIN", unix.EPERM)
+	// Of its own user namespace: root of one that has a network namespace is a host, too.
+	const need = 1<<unix.CAP_NET_ADMIN | 1<<unix.CAP_SYS_ADMIN
+	if caps[0].Effective&need != need {
+		return refuse("links on the host are made by who has CAP_NET_ADMIN and CAP_SYS_ADMIN", unix.EPERM)
 	}
 	return nil
 }

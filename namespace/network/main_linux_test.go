@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -141,4 +142,22 @@ func TestUnprivileged(t *testing.T) {
 	require.NoError(t, c.Close())
 	require.Nil(t, c.Addresses())
 	require.Contains(t, fmt.Sprint(c.Dropped()), "WithNetwork")
+}
+
+// Root of a user namespace that an unprivileged user has made, with a network namespace in
+// it, is a host as any other.
+func TestHostInUserNamespace(t *testing.T) {
+	containertest.Require(t, containertest.Rootless, containertest.Containers)
+	tests := []string{"TestBridge", "TestTaken", "TestOf", "TestForeignBridge"}
+	cmd := exec.CommandContext(timeout(t), "/proc/self/exe", "-test.v", "-test.run", "^("+strings.Join(tests, "|")+")$")
+	cmd.Env = append(os.Environ(), hostEnv+"=1", "XDG_RUNTIME_DIR="+t.TempDir())
+	one := func(id int) []syscall.SysProcIDMap {
+		return []syscall.SysProcIDMap{{ContainerID: 0, HostID: id, Size: 1}}
+	}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWUSER | syscall.CLONE_NEWNET, UidMappings: one(os.Getuid()), GidMappings: one(os.Getgid())}
+	out, err := cmd.CombinedOutput()
+	require.NoError(t, err, "%s", out)
+	for _, name := range tests {
+		require.Contains(t, string(out), "--- PASS: "+name, "%s", out)
+	}
 }
