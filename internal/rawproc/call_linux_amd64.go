@@ -4,4 +4,5 @@ package rawproc
 const (
 	sysCopyFileRange = 326
 	sysStatx         = 332
+	sysSetns         = 308
 )

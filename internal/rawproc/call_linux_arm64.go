@@ -4,4 +4,5 @@ package rawproc
 const (
 	sysCopyFileRange = 285
 	sysStatx         = 291
+	sysSetns         = 268
 )

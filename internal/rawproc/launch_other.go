@@ -9,3 +9,6 @@ const Supported = false
 
 // Launch is not there for this architecture yet.
 func Launch(_, _ bool) (int, error) { return 0, errors.ErrUnsupported }
+
+// Enter is not there for this architecture yet.
+func Enter(int, string, []string, []string) (int, error) { return 0, errors.ErrUnsupported }

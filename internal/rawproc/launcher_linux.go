@@ -27,6 +27,7 @@ const (
 	cloneSysvsem      = 0x40000
 	cloneSetTLS       = 0x80000
 	cloneNewUser      = 0x10000000
+	cloneNewNet       = 0x40000000
 	cloneClearSighand = 0x100000000
 	cloneIntoCgroup   = 0x200000000
 

@@ -84,6 +84,10 @@ type world struct {
 	traceFile   uintptr
 	began, done int64 // of a traced spawn: after prepare, and before init begins
 
+	// What entered goes to: a user namespace; the program's path, arguments, environment.
+	enter [4]uintptr
+	saved uint64 // its caller's signal mask
+
 	// What the next vforked job shall do, and what came of it.
 	plan, planSize uintptr
 	jobErr         uint32
