@@ -85,7 +85,8 @@ const (
 // namespace/network. Start reports what this host or user cannot have as a
 // [*StartError] that matches errors.ErrUnsupported: bridges are made by who has
 // CAP_NET_ADMIN and CAP_SYS_ADMIN, as root of the machine or of a user namespace that owns
-// the network namespace; in [Optional] the container then has lo alone.
+// the network namespace, and by users where pasta is installed; in [Optional] the
+// container then has lo alone.
 func WithNetwork(n Network) Option {
 	return newOption("WithNetwork", n, func(s *Spec) {
 		s.Network = nil

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 
 	"golang.org/x/sys/unix"
@@ -35,7 +36,10 @@ func (r *running) openNetwork(ctx context.Context) error {
 	if s.Bandwidth != nil {
 		start.Rate = s.Bandwidth.driver()
 	}
-	err := r.mayConnect()
+	err := r.mayConnect(start)
+	if start.Userns != nil {
+		defer start.Userns.Close() //nolint:errcheck // only read
+	}
 	if err == nil {
 		r.network, err = netdriver.Registered().Begin(ctx, start)
 	}
@@ -60,25 +64,25 @@ func (r *running) openNetwork(ctx context.Context) error {
 	return nil
 }
 
-// mayConnect tells why this user can have no links on the host.
-func (r *running) mayConnect() error {
-	refuse := func(why string, err error) error {
-		return &netdriver.Error{
-			Op: "WithNetwork", Path: r.c.spec.Network.Kind, Err: fmt.Errorf("%s: %w: %w", why, err, errors.ErrUnsupported),
-			Remedy: "run as root, or leave the container with lo alone: network.None()",
+// mayConnect finds what gives this program power over links: its capabilities, or the
+// launcher's user namespace.
+func (r *running) mayConnect(start *netdriver.Start) (err error) {
+	switch {
+	case launcher.OwnsNetwork():
+		return nil
+	case r.launcher.User:
+		start.Userns, err = r.launcher.Userns()
+		if err != nil {
+			return &netdriver.Error{Op: "open", Path: "/proc/<launcher>/ns/user", Err: bare(err), Remedy: "/proc must show this program's own children"}
 		}
+		r.annex = true
+		return nil
 	}
-	var caps [2]unix.CapUserData
-	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
-	if err := unix.Capget(&header, &caps[0]); err != nil {
-		return &netdriver.Error{Op: "capget", Err: err}
+	return &netdriver.Error{
+		Op: "WithNetwork", Path: r.c.spec.Network.Kind,
+		Err:    fmt.Errorf("links on the host are made by who has CAP_NET_ADMIN and CAP_SYS_ADMIN: %w: %w", unix.EPERM, errors.ErrUnsupported),
+		Remedy: "run as root, or leave the container with lo alone: network.None()",
 	}
-	// Of its own user namespace: root of one that has a network namespace is a host, too.
-	const need = 1<<unix.CAP_NET_ADMIN | 1<<unix.CAP_SYS_ADMIN
-	if caps[0].Effective&need != need {
-		return refuse("links on the host are made by who has CAP_NET_ADMIN and CAP_SYS_ADMIN", unix.EPERM)
-	}
-	return nil
 }
 
 func (r *Rate) driver() *netdriver.Rate {
@@ -93,12 +97,9 @@ func (r *running) connect(ctx context.Context) error {
 	if err := r.init.Spawned(ctx); err != nil {
 		return r.planError(err)
 	}
-	ns, err := r.init.Network()
+	ns, err := r.networkNamespace(ctx)
 	if err != nil {
-		if r.init.Ended() {
-			return r.whyEnded(ctx, err)
-		}
-		return &StartError{Phase: PhaseParent, Op: "open", Path: "/proc/<init>/ns/net", Err: bare(err), Remedy: "/proc must show this program's own children"}
+		return err
 	}
 	err = r.network.Connect(ctx, ns)
 	err = errors.Join(err, ns.Close())
@@ -109,6 +110,29 @@ func (r *running) connect(ctx context.Context) error {
 		return networkError(err)
 	}
 	return nil
+}
+
+// networkNamespace opens init's. As root that is while init makes its mounts. A user's
+// init shows its namespaces to nobody, and opens this one itself, when that is done.
+func (r *running) networkNamespace(ctx context.Context) (*os.File, error) {
+	if !r.annex {
+		ns, err := r.init.Network()
+		if err != nil && r.init.Ended() {
+			return nil, r.whyEnded(ctx, err)
+		}
+		if err != nil {
+			return nil, &StartError{Phase: PhaseParent, Op: "open", Path: "/proc/<init>/ns/net", Err: bare(err), Remedy: "/proc must show this program's own children"}
+		}
+		return ns, nil
+	}
+	fd, err := r.init.OpenNamespace(ctx, "net")
+	if err != nil {
+		if r.init.Ended() {
+			return nil, r.whyEnded(ctx, err)
+		}
+		return nil, &StartError{Phase: PhaseChild, Op: "open", Path: "/proc/self/ns/net", Err: bare(err)}
+	}
+	return os.NewFile(uintptr(fd), "net:[init]"), nil
 }
 
 // whyEnded is why init has ended, or else the error: a failed plan comes first.

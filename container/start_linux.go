@@ -52,6 +52,7 @@ type running struct {
 	nodes    map[string]rootfs.Node
 	given    []*os.File     // what init gets with its plan, until it has it
 	network  netdriver.Link // nil: lo alone, the host's, or one that is joined
+	annex    bool           // that is in a user's network namespace
 	// Why there are none, for jobs of Exec that need one.
 	noGroups       error
 	noGroupsRemedy string

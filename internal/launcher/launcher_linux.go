@@ -181,10 +181,43 @@ func reapChild(pid int) {
 // PID is the launcher's process id.
 func (l *Launcher) PID() int { return l.pid }
 
+// Userns opens the launcher's user namespace. The caller closes the file.
+func (l *Launcher) Userns() (*os.File, error) {
+	f, err := os.Open(fmt.Sprintf("/proc/%d/ns/user", l.pid))
+	if err != nil {
+		return nil, err
+	}
+	// The number was the launcher's own if it is there still: it is not reaped before.
+	if err := unix.PidfdSendSignal(l.pidfd, 0, nil, 0); err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
+}
+
 // NeedsUser tells that the launcher needs a user namespace of its own: this
 // process lacks CAP_SYS_ADMIN, or is in a user namespace without the ids that
 // containers of root get.
 func NeedsUser() bool { return !capable(unix.CAP_SYS_ADMIN) || !rangeIsOurs(FirstID) }
+
+// OwnsNetwork tells that this process has power over its network namespace: as root of
+// the machine, or of the user namespace that the network namespace belongs to.
+func OwnsNetwork() bool {
+	if !capable(unix.CAP_NET_ADMIN, unix.CAP_SYS_ADMIN) {
+		return false
+	}
+	f, err := os.Open("/proc/self/ns/net")
+	if err != nil {
+		return false
+	}
+	defer f.Close() //nolint:errcheck // only asked
+	owner, err := unix.IoctlRetInt(int(f.Fd()), unix.NS_GET_USERNS)
+	if err != nil {
+		return false // of a user namespace above this process's
+	}
+	var its, own unix.Stat_t
+	err = errors.Join(unix.Fstat(owner, &its), unix.Close(owner), unix.Stat("/proc/self/ns/user", &own))
+	return err == nil && its.Ino == own.Ino
+}
 
 // capable tells whether this process has all of the capabilities, in its own
 // user namespace.

@@ -46,6 +46,10 @@ type Start struct {
 	Hostname string
 	// StateDir is where the locks lie, the same for all programs of a user.
 	StateDir string
+	// Userns is the user namespace above the container's, where this program has power
+	// over links by that alone; nil: it has it over the host's. The file stays the
+	// caller's.
+	Userns *os.File `json:"-"`
 	// Rate is nil for none.
 	Rate *Rate
 	// NetAdmin tells that a job may change the container's own links, RawPackets
@@ -95,4 +99,26 @@ func Registered() Driver {
 		return *d
 	}
 	return nil
+}
+
+// Stack is this program as a user-space network stack, for users where pasta is not
+// installed: it is executed with Name as its os.Args[0] and with a tun device as
+// descriptor 3, and serves it for as long as its parent lives.
+type Stack struct {
+	Name string
+	// Preferred is before pasta too.
+	Preferred bool
+}
+
+var stack atomic.Pointer[Stack]
+
+// RegisterStack names the stack of this program: namespace/network/userstack does.
+func RegisterStack(s Stack) { stack.Store(&s) }
+
+// RegisteredStack returns it; the zero Stack: there is none.
+func RegisteredStack() Stack {
+	if s := stack.Load(); s != nil {
+		return *s
+	}
+	return Stack{}
 }

@@ -15,5 +15,15 @@
 // what is outside by address translation; nobody outside reaches them but at published
 // ports.
 //
+// A user without power over the host's network has the same: bridges, rules and rates are
+// made in a network namespace of his own, for all containers of one program, and the
+// program pasta (the package passt) carries what leaves it to sockets of the user's own;
+// where pasta is not installed, so does package userstack, if it is imported. What is
+// different then: the host at the bridge's address is that namespace, in which nobody
+// serves, so containers reach nothing of the host's, by none of the addresses that it has
+// when the first container starts; published ports are served by a proxy, so containers
+// see the bridge's address for whoever asks, and ports below 1024 are root's; containers
+// of two programs are on different bridges, whatever their names are.
+//
 // Importing the package links netlink and nftables; package container alone does not.
 package network

@@ -54,6 +54,9 @@ type link struct {
 
 // Begin is netdriver.Driver's.
 func (driver) Begin(ctx context.Context, s *netdriver.Start) (netdriver.Link, error) {
+	if s.Userns != nil {
+		return beginInAnnex(ctx, s)
+	}
 	c, err := parse(s.Config)
 	if err != nil {
 		return nil, fail("network.Bridge", s.Kind, err, "")
@@ -438,7 +441,7 @@ func (l *link) configure() error {
 	}
 	for _, r := range routes {
 		dst := ipNet(r.To.Masked())
-		if err := l.h.RouteAdd(&netlink.Route{LinkIndex: l.eth, Dst: dst, Gw: r.Via.AsSlice()}); err != nil {
+		if err := l.h.RouteAdd(&netlink.Route{LinkIndex: l.eth, Dst: dst, Gw: r.Via.AsSlice(), Window: sender.window}); err != nil {
 			return fail("route", r.String(), err, "the way must be in one of the container's networks")
 		}
 	}

@@ -33,6 +33,8 @@ func register(name string, f func(args []string) int) string {
 const (
 	jobEnv  = "INLAY_TEST_JOB=1"
 	hostEnv = "INLAY_TEST_HOST"
+	// worldEnv: not the host, but what a user cannot make for his tests: its network.
+	worldEnv = "INLAY_TEST_WORLD"
 )
 
 func TestMain(m *testing.M) {
@@ -44,18 +46,33 @@ func TestMain(m *testing.M) {
 		}
 		os.Exit(f(os.Args[2:]))
 	}
-	if os.Geteuid() != 0 || os.Getenv(hostEnv) != "" {
+	switch {
+	case os.Getenv(worldEnv) != "":
+		os.Exit(playWorld())
+	case os.Getenv(hostEnv) != "":
 		os.Exit(m.Run())
+	case os.Geteuid() != 0:
+		os.Exit(again(worldEnv, 0, syscall.CLONE_NEWUSER|syscall.CLONE_NEWNET))
 	}
-	os.Exit(asHost())
+	os.Exit(again(hostEnv, -1, syscall.CLONE_NEWNET))
 }
 
-// asHost runs the tests in a new network namespace.
-func asHost() int {
+// again runs this program in new namespaces, with a variable set, in a user namespace as
+// an id.
+func again(env string, id int, flags uintptr) int {
 	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
-	cmd.Env = append(os.Environ(), hostEnv+"=1")
+	for _, kv := range os.Environ() {
+		if !strings.HasPrefix(kv, worldEnv) {
+			cmd.Env = append(cmd.Env, kv)
+		}
+	}
+	cmd.Env = append(cmd.Env, env+"=1")
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
-	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET, Pdeathsig: syscall.SIGKILL}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: flags, Pdeathsig: syscall.SIGKILL}
+	if flags&syscall.CLONE_NEWUSER != 0 {
+		cmd.SysProcAttr.UidMappings = []syscall.SysProcIDMap{{ContainerID: id, HostID: os.Geteuid(), Size: 1}}
+		cmd.SysProcAttr.GidMappings = []syscall.SysProcIDMap{{ContainerID: id, HostID: os.Getegid(), Size: 1}}
+	}
 	err := cmd.Run()
 	var e *exec.ExitError
 	if errors.As(err, &e) {
@@ -126,16 +143,18 @@ func do(t testing.TB, c *container.Container, opts ...container.JobOption) strin
 
 func sh(line string) container.JobOption { return container.WithCommand("/bin/sh", "-c", line) }
 
-// An unprivileged user is told so at once, and what to do.
+// A user without pasta is told so at once, and what to do.
 func TestUnprivileged(t *testing.T) {
 	containertest.Require(t, containertest.Rootless, containertest.Containers)
 	containertest.Census(t)
+	defer network.SetPasta(nil)()
 	_, err := container.Run(timeout(t), container.WithCommand("true"), container.WithNetwork(network.Bridge("")))
 	var e *container.StartError
 	require.ErrorAs(t, err, &e)
 	require.ErrorIs(t, err, errors.ErrUnsupported)
 	require.Equal(t, "WithNetwork", e.Op)
 	require.Contains(t, e.Remedy, "root")
+	require.Contains(t, e.Remedy, "passt")
 	c, err := container.New(container.WithCommand("true"), container.Optional(container.WithNetwork(network.Bridge(""))))
 	require.NoError(t, err)
 	require.NoError(t, c.Start(timeout(t)))

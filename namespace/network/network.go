@@ -27,7 +27,8 @@ func Of(c *container.Container) container.Network {
 // DefaultBridge is the bridge that "" stands for.
 const DefaultBridge = "inlay0"
 
-// Bridge connects the container to a bridge of the host by a veth pair; inside it is
+// Bridge connects the container to a bridge of the host (of a user's: see the package's
+// comment) by a veth pair; inside it is
 // eth0. "" is [DefaultBridge]. A bridge that is not there is made, and removed with its
 // last container; one of somebody else's must have an address, and stays.
 //

@@ -25,6 +25,20 @@ const (
 	header = 14
 )
 
+// sender is what the sender of what containers receive needs: 0 where that is a kernel.
+// pasta's TCP sends as much as the receiver's window takes, whatever is lost, and then
+// begins with the first lost packet again. So the window, of a connection that has no way
+// to go but into the annex, is kept small, and queues take some of them.
+var sender struct {
+	window int     // bytes
+	queue  float64 // bytes
+}
+
+// slowSender sets it for pasta.
+func slowSender() {
+	sender.window, sender.queue = 64<<10, 512<<10
+}
+
 // bucket is a token bucket in bytes.
 type bucket struct {
 	rate         uint64 // bytes a second
@@ -41,7 +55,7 @@ func newBucket(rate, burst uint64, mtu int, hz uint64) bucket {
 		b = bytes * max(serviceTime, 3/float64(max(hz, 1)))
 	}
 	b = min(max(b, minPackets*packet), math.MaxUint32/2)
-	queue := b + min(max(bytes*queueTime, 16*packet), maxQueue)
+	queue := b + min(max(bytes*queueTime, 16*packet, sender.queue), maxQueue)
 	return bucket{rate: rate / 8, burst: uint32(b), queue: uint32(min(queue, math.MaxUint32))}
 }
 
