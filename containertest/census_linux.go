@@ -262,6 +262,15 @@ func foreignThreads() []string {
 	return out
 }
 
+// kindOf is what a descriptor leads to, without the number that each socket and pipe
+// has of its own.
+func kindOf(to string) string {
+	if kind, _, _ := strings.Cut(to, ":["); kind == "socket" || kind == "pipe" {
+		return kind
+	}
+	return to
+}
+
 // Since tells what is there now and was not before.
 func (c *Count) Since(before *Count) []string {
 	var out []string
@@ -289,16 +298,16 @@ func (c *Count) Since(before *Count) []string {
 	gone := map[string]int{}
 	for fd, to := range before.FDs {
 		if c.FDs[fd] != to {
-			gone[to]++
+			gone[kindOf(to)]++
 		}
 	}
 	for _, fd := range slices.Sorted(maps.Keys(c.FDs)) {
 		if to := c.FDs[fd]; before.FDs[fd] == "" {
-			if gone[to] > 0 {
-				gone[to]--
+			if kind := kindOf(to); gone[kind] > 0 {
+				gone[kind]--
 				continue
 			}
-			out = append(out, fmt.Sprintf("descriptor %d: %s", fd, c.FDs[fd]))
+			out = append(out, fmt.Sprintf("descriptor %d: %s", fd, to))
 		}
 	}
 	if c.State > before.State && before.State > 0 {
