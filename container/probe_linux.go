@@ -23,6 +23,7 @@ import (
 
 	"github.com/inlay-dev/inlay/cgroup"
 	"github.com/inlay-dev/inlay/internal/launcher"
+	"github.com/inlay-dev/inlay/internal/netdriver"
 	"github.com/inlay-dev/inlay/internal/rawproc"
 	"github.com/inlay-dev/inlay/namespace"
 	"github.com/inlay-dev/inlay/security"
@@ -49,6 +50,9 @@ func Probe(ctx context.Context, opts ...Option) (*Report, error) {
 	dir := s.StateDir
 	if dir == "" {
 		dir = launcher.DefaultStateDir()
+	}
+	if n := probeNetwork(ctx); n != nil {
+		r.Findings = append(r.Findings, *n)
 	}
 	options := probeOptions(s.clone())
 	r.Findings = append(r.Findings, probeStateDir(dir, uint32(os.Geteuid())), options)
@@ -600,6 +604,25 @@ func (d *description) lookGroups() {
 		}
 	}
 	_ = top.Close() // descriptors of folders
+}
+
+// probeNetwork is a note: only WithNetwork needs it. nil: namespace/network is not linked.
+func probeNetwork(ctx context.Context) *Finding {
+	d := netdriver.Registered()
+	if d == nil {
+		return nil
+	}
+	f := &Finding{Name: "bridges", Note: true}
+	f.Detail, f.err = d.Probe(ctx, launcher.NeedsUser())
+	if f.OK = f.err == nil; f.OK {
+		return f
+	}
+	f.Detail = f.err.Error()
+	var e *netdriver.Error
+	if errors.As(f.err, &e) {
+		f.Remedy = e.Remedy
+	}
+	return f
 }
 
 // probeStateDir looks whether the state directory is there as it must be, or can

@@ -83,6 +83,10 @@ type Driver interface {
 	Check(kind string, config []byte) []Fault
 	// Begin takes what a container needs before it is made: its addresses.
 	Begin(ctx context.Context, s *Start) (Link, error)
+	// Probe tries what a bridged container needs, in a network namespace of its own:
+	// what there is, in words, or an *Error that says what is missing. user: the
+	// launcher has a user namespace, and links are made in it.
+	Probe(ctx context.Context, user bool) (string, error)
 	// Prune removes what programs that were killed left behind, and tells what it
 	// could not remove.
 	Prune(ctx context.Context, stateDir string) (removed []string, kept map[string]error)
