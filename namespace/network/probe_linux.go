@@ -96,7 +96,7 @@ func probeUplink() (string, error) {
 	}
 	f, err := os.OpenFile("/dev/net/tun", os.O_RDWR, 0)
 	if err != nil {
-		return "", fail("open", "/dev/net/tun", errors.Join(bareError(err), errors.ErrUnsupported), remedyTun)
+		return "", fail("open", "/dev/net/tun", fmt.Errorf("%w: %w", bareError(err), errors.ErrUnsupported), remedyTun)
 	}
 	if err := f.Close(); err != nil {
 		return "", fail("close", "/dev/net/tun", err, "")

@@ -37,8 +37,4 @@ func TestProbe(t *testing.T) {
 		return
 	}
 	require.Equal(t, f.OK, f.Remedy == "", "%v", f)
-	t.Setenv("PATH", "/nowhere")
-	if f := find(); !f.OK {
-		require.NotEmpty(t, f.Remedy)
-	}
 }
