@@ -16,6 +16,9 @@ func (driver) Begin(context.Context, *netdriver.Start) (netdriver.Link, error) {
 	return nil, errors.ErrUnsupported
 }
 
+// Probe is netdriver.Driver's.
+func (driver) Probe(context.Context, bool) (string, error) { return "", errors.ErrUnsupported }
+
 // Prune is netdriver.Driver's.
 func (driver) Prune(context.Context, string) ([]string, map[string]error) { return nil, nil }
 
