@@ -15,9 +15,8 @@ import (
 // It returns the process id once the program has begun or could not: then the child's
 // exit status is the errno. The caller waits for it.
 func Enter(userns int, path string, argv, env []string) (int, error) {
-	size := (unsafe.Sizeof(world{}) + 4095) &^ 4095
 	const readWrite, privateAnon = 3, 0x22
-	base, _, errno := syscall.RawSyscall6(syscall.SYS_MMAP, 0, size, readWrite, privateAnon, ^uintptr(0), 0)
+	base, _, errno := syscall.RawSyscall6(syscall.SYS_MMAP, 0, worldSize, readWrite, privateAnon, ^uintptr(0), 0)
 	if errno != 0 {
 		return 0, errno
 	}
@@ -46,7 +45,7 @@ func Enter(userns int, path string, argv, env []string) (int, error) {
 		w.enter[1] = uintptr(load64(w.enter[1]))
 		userns, errno = w.cloneEntered(base)
 	}
-	_, _, unmap := syscall.RawSyscall(syscall.SYS_MUNMAP, base, size, 0)
+	_, _, unmap := syscall.RawSyscall(syscall.SYS_MUNMAP, base, worldSize, 0)
 	if errno != 0 {
 		return 0, errno
 	}
@@ -66,7 +65,7 @@ func (w *world) cloneEntered(base uintptr) (int, syscall.Errno) {
 		exitSignal: sigChld,
 		stack:      uint64(base + unsafe.Offsetof(w.stack)),
 		stackSize:  stackSize,
-		tls:        uint64(base + unsafe.Offsetof(w.tls) + unsafe.Sizeof(w.tls)/2),
+		tls:        w.threadPointer(),
 	}
 	w.mask = ^uint64(0)
 	const setMask = 2

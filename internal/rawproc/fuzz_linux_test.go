@@ -118,7 +118,7 @@ func (r *raw) start(t testing.TB) syscall.WaitStatus {
 		flags:     cloneVM | cloneVfork | cloneClearSighand | cloneSetTLS,
 		stack:     uint64(w.base() + unsafe.Offsetof(w.stack)),
 		stackSize: stackSize,
-		tls:       uint64(w.base() + unsafe.Offsetof(w.tls) + unsafe.Sizeof(w.tls)/2),
+		tls:       w.threadPointer(),
 	}
 	w.clone.exitSignal = sigChld
 	pid := int64(cloneCall(w.base()+unsafe.Offsetof(w.clone), unsafe.Sizeof(w.clone), entry(obey), w.base(), w.base()))
