@@ -489,35 +489,18 @@ func (l *annexLink) listen() error {
 // listenAt is bind for a socket that is used: connections that come before the container
 // is there wait for it.
 func listenAt(a netip.Addr, port uint16, udp bool) (int, error) {
-	domain, typ := unix.AF_INET, unix.SOCK_STREAM
-	var at unix.Sockaddr
-	if udp {
-		typ = unix.SOCK_DGRAM
-	}
-	if a.Is6() {
-		domain, at = unix.AF_INET6, &unix.SockaddrInet6{Port: int(port), Addr: a.As16()}
-	} else {
-		at = &unix.SockaddrInet4{Port: int(port), Addr: a.As4()}
-	}
-	fd, err := unix.Socket(domain, typ|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
-	if err != nil {
-		return -1, os.NewSyscallError("socket", err)
-	}
-	if a.Is6() {
-		err = unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, 1)
-	}
-	if err == nil && !udp {
+	fd, err := bind(a, port, udp, func(fd int) error {
+		if err := unix.SetNonblock(fd, true); err != nil || udp {
+			return os.NewSyscallError("fcntl", err)
+		}
 		// Connections of a container before may linger; who listens keeps others out.
-		err = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1)
+		return os.NewSyscallError("setsockopt", unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1))
+	})
+	if err != nil || udp {
+		return fd, err
 	}
-	if err == nil {
-		err = os.NewSyscallError("bind", unix.Bind(fd, at))
-	}
-	if err == nil && !udp {
-		err = os.NewSyscallError("listen", unix.Listen(fd, 128))
-	}
-	if err != nil {
-		return -1, errors.Join(err, unix.Close(fd))
+	if err := unix.Listen(fd, 128); err != nil {
+		return -1, errors.Join(os.NewSyscallError("listen", err), unix.Close(fd))
 	}
 	return fd, nil
 }

@@ -219,7 +219,7 @@ func (l *link) reservePorts() error {
 			if err := fault.At("bind", p.String()); err != nil {
 				return fail("bind", p.String(), err, "")
 			}
-			fd, err := bind(a, p.Host+i, p.udp())
+			fd, err := bind(a, p.Host+i, p.udp(), nil)
 			if err != nil {
 				return fail("bind", p.String(), err, "another container or program of this host has the port, or the host not that address")
 			}
@@ -229,7 +229,9 @@ func (l *link) reservePorts() error {
 	return nil
 }
 
-func bind(a netip.Addr, port uint16, udp bool) (int, error) {
+// bind makes a socket of a port of the host's; set, if there is one, is called before it
+// is bound.
+func bind(a netip.Addr, port uint16, udp bool, set func(fd int) error) (int, error) {
 	domain, typ := unix.AF_INET, unix.SOCK_STREAM
 	var at unix.Sockaddr
 	if udp {
@@ -245,13 +247,16 @@ func bind(a netip.Addr, port uint16, udp bool) (int, error) {
 		return -1, os.NewSyscallError("socket", err)
 	}
 	if a.Is6() {
-		err = unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, 1)
+		err = os.NewSyscallError("setsockopt", unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, 1))
+	}
+	if err == nil && set != nil {
+		err = set(fd)
 	}
 	if err == nil {
-		err = unix.Bind(fd, at)
+		err = os.NewSyscallError("bind", unix.Bind(fd, at))
 	}
 	if err != nil {
-		return -1, errors.Join(os.NewSyscallError("bind", err), unix.Close(fd))
+		return -1, errors.Join(err, unix.Close(fd))
 	}
 	return fd, nil
 }

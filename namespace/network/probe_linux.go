@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"strings"
 
 	"github.com/google/nftables"
@@ -94,24 +93,15 @@ func probeUplink() (string, error) {
 	if err := c.chooseUplink(); err != nil {
 		return "", err
 	}
-	f, err := os.OpenFile("/dev/net/tun", os.O_RDWR, 0)
+	fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return "", fail("open", "/dev/net/tun", fmt.Errorf("%w: %w", bareError(err), errors.ErrUnsupported), remedyTun)
+		return "", fail("open", "/dev/net/tun", fmt.Errorf("%w: %w", err, errors.ErrUnsupported), remedyTun)
 	}
-	if err := f.Close(); err != nil {
+	if err := unix.Close(fd); err != nil {
 		return "", fail("close", "/dev/net/tun", err, "")
 	}
 	if c.Stack != "" {
 		return "there are, and userstack leads out", nil
 	}
 	return "there are, and " + c.Pasta + " leads out", nil
-}
-
-// bareError is the kernel's answer, without the path that stands beside it.
-func bareError(err error) error {
-	var e *os.PathError
-	if errors.As(err, &e) {
-		return e.Err
-	}
-	return err
 }
