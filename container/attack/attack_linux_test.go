@@ -166,7 +166,9 @@ func execIn(c *container.Container, w *world, opts ...container.JobOption) runne
 		}
 		res, err := proc.Wait(ctx)
 		if err != nil {
-			return verdict{}, err
+			// How it is kept: /proc/PID/status has its state, its tracer and its signals.
+			status, unread := os.ReadFile(fmt.Sprintf("/proc/%d/status", proc.PID()))
+			return verdict{}, fmt.Errorf("%w; it is %s (%v)", err, status, unread)
 		}
 		if c.State() != container.StateRunning {
 			return verdict{}, fmt.Errorf("the container is %v", c.State())

@@ -192,9 +192,11 @@ func becomeAnother() int {
 }
 
 // holdBack has a child trace the job, and not wait for it: nobody else is told of
-// the job's end while that one lives. The job is a shell by then, to which nothing
-// sends signals: each would stop what is traced.
+// the job's end while that one lives. The job is a shell by then that has all signals
+// blocked, of which each would stop what is traced: Go's runtime may have sent it one
+// before it became a shell.
 func holdBack() int {
+	runtime.LockOSThread()
 	cmd := exec.Command("/proc/self/exe", "held-by-tracer", "tracer", strconv.Itoa(os.Getpid()))
 	out, err := cmd.StdoutPipe()
 	if err == nil {
@@ -207,6 +209,13 @@ func holdBack() int {
 		} else {
 			err = unix.Dup3(int(f.Fd()), 9, 0) //nolint:gosec // a descriptor
 		}
+	}
+	if err == nil {
+		all := unix.Sigset_t{}
+		for i := range all.Val {
+			all.Val[i] = ^uint64(0)
+		}
+		err = unix.PthreadSigmask(unix.SIG_BLOCK, &all, nil)
 	}
 	if err == nil {
 		err = unix.Exec("/bin/sh", []string{"sh", "-c", "read traces <&9; echo CONTAINED: ends by itself; exit 77"}, os.Environ())
