@@ -227,13 +227,14 @@ func TestUserRates(t *testing.T) {
 				return
 			case is < 0.9 && why != "" && n >= 2 && os.Getenv("INLAY_VM") != "":
 				return // as in steady
-			case why == "":
+			case why == "" && is >= 0.5:
 				t.Errorf("%s: %.4f of it, 0.95 within 0.05 is wanted", what, is)
 				return
 			}
-			// Again: too low, or after the receiver was held up too high.
+			// Again: too low, or after the receiver was held up too high; or pasta's TCP
+			// has lost a packet and waits, seconds long, for an acknowledgement.
 		}
-		t.Errorf("%s: this machine was disturbed %d times", what, 2*tries)
+		t.Errorf("%s: this machine was disturbed, or nothing came, %d times", what, 2*tries)
 	}
 	holdsOutside("send", meterPort, 10e6)
 	holdsOutside("receive", sourcePort, 20e6)
