@@ -36,7 +36,7 @@ func (r *running) openNetwork(ctx context.Context) error {
 	if s.Bandwidth != nil {
 		start.Rate = s.Bandwidth.driver()
 	}
-	err := r.mayConnect(start)
+	err := r.mayConnect(ctx, start)
 	if start.Userns != nil {
 		defer start.Userns.Close() //nolint:errcheck // only read
 	}
@@ -65,10 +65,21 @@ func (r *running) openNetwork(ctx context.Context) error {
 }
 
 // mayConnect finds what gives this program power over links: its capabilities, or the
-// launcher's user namespace.
-func (r *running) mayConnect(start *netdriver.Start) (err error) {
+// launcher's user namespace, in which the kernel removes them with the last process.
+func (r *running) mayConnect(ctx context.Context, start *netdriver.Start) (err error) {
 	switch {
 	case launcher.OwnsNetwork():
+		if r.launcher.User { // it has no power over this network
+			return nil
+		}
+		// Of a program that is killed the kernel removes no bridge, no table and no ifb.
+		args, file, err := netdriver.Registered().Heir(start.StateDir)
+		if err == nil {
+			err = r.launcher.Bequeath(ctx, file, args...)
+		}
+		if err != nil {
+			return &netdriver.Error{Op: "hold", Path: "network", Err: bare(err)}
+		}
 		return nil
 	case r.launcher.User:
 		start.Userns, err = r.launcher.Userns()

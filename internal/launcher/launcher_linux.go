@@ -45,6 +45,7 @@ type Launcher struct {
 	held   map[uint32]chan error
 	states map[string]*State
 	groups uint32   // how many control groups the launcher holds
+	heir   bool     // Bequeath was called
 	atEnd  []func() // to be called when it died
 	isDead bool
 }

@@ -87,6 +87,10 @@ type Driver interface {
 	// what there is, in words, or an *Error that says what is missing. user: the
 	// launcher has a user namespace, and links are made in it.
 	Probe(ctx context.Context, user bool) (string, error)
+	// Heir is a process of this program that removes what it left on the host's network,
+	// after its end: its arguments, the name first, and a file that is there for as long
+	// as there may be something.
+	Heir(stateDir string) (args []string, file string, err error)
 	// Prune removes what programs that were killed left behind, and tells what it
 	// could not remove.
 	Prune(ctx context.Context, stateDir string) (removed []string, kept map[string]error)

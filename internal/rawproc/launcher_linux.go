@@ -604,11 +604,16 @@ func (w *world) leave() {
 	for i := w.nheld; i > 0; i-- {
 		k := w.held[(i-1)%MaxHeld]
 		state := k.id&FlagState != 0
-		if k.teardown == 0 || state && !whole {
+		if k.teardown == 0 || state && !whole || k.id&FlagLast != 0 {
 			continue
 		}
 		if !w.run(k.teardown, k.size) && !state {
 			whole = false
+		}
+	}
+	for i := uintptr(0); i < w.nheld; i++ {
+		if k := w.held[i%MaxHeld]; k.id&FlagLast != 0 {
+			w.run(k.teardown, k.size)
 		}
 	}
 	exit(0)

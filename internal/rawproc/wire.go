@@ -99,6 +99,9 @@ const (
 	// The address is a struct sockaddr, or with FlagPath a path below the root: to listen,
 	// of a folder, and from Register on the name in it. Where it failed is Answer.Step.
 	FlagSocket = 16384
+	// FlagLast is of OpHold: the plan comes after all others. It does not return where it
+	// executes another program.
+	FlagLast = 32768
 )
 
 // Options of a socket.
@@ -178,7 +181,7 @@ const (
 	// MaxStates and MaxGroups are how many requests to hold a launcher takes.
 	MaxStates = 8
 	MaxGroups = FirstTransient - FirstGroup
-	MaxHeld   = MaxStates + MaxGroups
+	MaxHeld   = MaxStates + MaxGroups + 1 // and a last one
 )
 
 // Descriptors of init.

@@ -234,8 +234,8 @@ func everythingBut() container.Network {
 	return network.Bridge("dead", network.Open(), network.DenyAll())
 }
 
-// killed runs a host program that is killed, with its launcher or alone, and leaves a
-// bridge.
+// killed runs a host program that is killed, with its launcher or alone, and waits until
+// the latter has ended too.
 func killed(t *testing.T, together bool) {
 	t.Helper()
 	exe, err := os.Executable()
@@ -266,8 +266,6 @@ func killed(t *testing.T, together bool) {
 	require.NoError(t, err)
 	require.Equal(t, 1, n)
 	require.NoError(t, unix.Close(fd))
-	_, err = net.InterfaceByName("dead")
-	require.NoError(t, err, "nobody was left to remove it")
 }
 
 // The host program and its launcher are killed: what they leave goes by Prune, and the
@@ -278,6 +276,8 @@ func TestPruneOfTheKilled(t *testing.T) {
 	mine := start(t, container.WithNetwork(network.Bridge("")))
 	with := state(t)
 	killed(t, true)
+	_, err := net.InterfaceByName("dead")
+	require.NoError(t, err, "nobody was left to remove it")
 	report, err := container.Prune(timeout(t))
 	require.NoError(t, err)
 	require.Contains(t, report.Removed, "link dead")
@@ -288,11 +288,11 @@ func TestPruneOfTheKilled(t *testing.T) {
 	asBefore(t, before)
 }
 
-// The host program alone is killed: whoever opens a bridge next removes what it left.
+// Both are killed, and whoever opens a bridge next removes what they left.
 func TestNextRemovesWhatTheKilledLeft(t *testing.T) {
 	needHost(t)
 	before := state(t)
-	killed(t, false)
+	killed(t, true)
 	next := start(t, container.WithNetwork(network.Bridge("")))
 	eventually(t, func() string { // the kernel ends its links in its own time
 		for _, s := range state(t) {
@@ -303,5 +303,25 @@ func TestNextRemovesWhatTheKilledLeft(t *testing.T) {
 		return ""
 	})
 	require.NoError(t, next.Close())
+	asBefore(t, before)
+	_, err := container.Prune(timeout(t)) // their groups
+	require.NoError(t, err)
+}
+
+// The host program alone is killed: its launcher's last act is to remove all that it had,
+// again and again, and beside containers of somebody else's that stay.
+func TestLauncherRemovesWhatItsHostLeft(t *testing.T) {
+	needHost(t)
+	before := state(t)
+	for range 3 {
+		killed(t, false)
+		asBefore(t, before)
+	}
+	mine := start(t, container.WithNetwork(network.Bridge("dead")))
+	with := state(t)
+	killed(t, false)
+	asBefore(t, with)
+	check(t, "mine", mine, []question{{"tcp", at("127.0.0.1", "1"), ""}})
+	require.NoError(t, mine.Close())
 	asBefore(t, before)
 }

@@ -15,6 +15,10 @@
 // what is outside by address translation; nobody outside reaches them but at published
 // ports.
 //
+// A host program that is killed leaves nothing: its launcher's last act is to execute the
+// program's binary once more, which removes links and tables in this package's init;
+// os.Args[0] is "inlay-heir".
+//
 // A user without power over the host's network has the same: bridges, rules and rates are
 // made in a network namespace of his own, for all containers of one program, and the
 // program pasta (the package passt) carries what leaves it to sockets of the user's own;

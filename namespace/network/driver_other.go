@@ -16,6 +16,9 @@ func (driver) Begin(context.Context, *netdriver.Start) (netdriver.Link, error) {
 	return nil, errors.ErrUnsupported
 }
 
+// Heir is netdriver.Driver's.
+func (driver) Heir(string) ([]string, string, error) { return nil, "", errors.ErrUnsupported }
+
 // Probe is netdriver.Driver's.
 func (driver) Probe(context.Context, bool) (string, error) { return "", errors.ErrUnsupported }
 
