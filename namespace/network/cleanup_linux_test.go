@@ -147,6 +147,79 @@ func failEach(t *testing.T, network container.Network, failed map[string]bool) {
 	}
 }
 
+// children are the processes that the launcher has made.
+func children(t testing.TB, launcher int) []int {
+	t.Helper()
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", launcher, launcher))
+	require.NoError(t, err)
+	var out []int
+	for _, f := range strings.Fields(string(text)) {
+		pid, err := strconv.Atoi(f)
+		require.NoError(t, err)
+		out = append(out, pid)
+	}
+	return out
+}
+
+// Whoever is killed at whichever operation on the host's side, the start ends and the host
+// is as it was.
+func TestDeathsAtEachOperation(t *testing.T) {
+	needHost(t)
+	before := state(t)
+	opts := []container.Option{
+		container.WithCommand("true"), container.WithNetwork(everything()), container.WithBandwidth(container.Rate{Egress: 1e6, Ingress: 1e6, EgressPackets: 1e5, IngressPackets: 1e5}),
+		container.WithCapabilities("CAP_NET_ADMIN", "CAP_NET_RAW"),
+	}
+	for _, who := range []string{"init", "launcher"} {
+		t.Run(who, func(t *testing.T) {
+			failures := 0
+			for n := 0; ; n++ {
+				l, err := launcher.Acquire(timeout(t))
+				require.NoError(t, err)
+				var mu sync.Mutex
+				count, killed := 0, 0
+				hook := func(op, _ string) error {
+					mu.Lock()
+					defer mu.Unlock()
+					if !ours(op) {
+						return nil
+					}
+					if count++; count != n+1 {
+						return nil
+					}
+					victims := []int{l.PID()}
+					if who == "init" {
+						victims = children(t, l.PID()) // none has been reaped: the numbers are theirs
+					}
+					killed = 1
+					for _, pid := range victims {
+						if err := unix.Kill(pid, unix.SIGKILL); err != nil && !errors.Is(err, unix.ESRCH) {
+							t.Errorf("kill %d: %v", pid, err)
+						}
+					}
+					return nil
+				}
+				fault.Hook.Store(&hook)
+				_, err = container.Run(timeout(t), opts...)
+				fault.Hook.Store(nil)
+				l.Release()
+				if killed == 0 {
+					require.NoError(t, err)
+					break
+				}
+				if err != nil {
+					failures++
+				}
+				asBefore(t, before)
+			}
+			require.Positive(t, failures)
+		})
+	}
+	_, err := container.Run(timeout(t), opts...)
+	require.NoError(t, err)
+	asBefore(t, before)
+}
+
 // operations are those of this package that fail in the test.
 var operations = []string{
 	"open locks", "netlink", "make bridge", "address", "sysctl", "nft", "take address", "bind", "make veth", "enter bridge",

@@ -469,6 +469,11 @@ func helpers(t testing.TB, pid int) map[string]int {
 		if n != "" {
 			found[n] = p
 		}
+		if n == "inlay-launcher" {
+			for _, p := range children(p) {
+				found["inlay-init"] = p // the container's, which has started one alone
+			}
+		}
 		if n == "inlay-network" {
 			for _, p := range children(p) {
 				found[name(p)] = p
@@ -495,7 +500,7 @@ var userHostJob = register("user-host", func([]string) int {
 // Whoever is killed, the host program included: nothing stays.
 func TestUserDeaths(t *testing.T) {
 	needUser(t)
-	for _, who := range []string{"the host program", "inlay-launcher", "inlay-network", "inlay-bridge", "pasta"} {
+	for _, who := range []string{"the host program", "inlay-launcher", "inlay-init", "inlay-network", "inlay-bridge", "pasta"} {
 		t.Run(who, func(t *testing.T) {
 			cmd := exec.Command("/proc/self/exe", userHostJob)
 			cmd.Env = append(os.Environ(), jobEnv)
@@ -521,7 +526,7 @@ func TestUserDeaths(t *testing.T) {
 					pasta = n // or of another processor's instructions
 				}
 			}
-			for _, n := range []string{"inlay-launcher", "inlay-network", "inlay-bridge", pasta} {
+			for _, n := range []string{"inlay-launcher", "inlay-init", "inlay-network", "inlay-bridge", pasta} {
 				require.Contains(t, all, n)
 			}
 			fds := map[string]int{}
@@ -549,10 +554,13 @@ func TestUserDeaths(t *testing.T) {
 				victim = all[pasta]
 			}
 			require.NoError(t, unix.Kill(victim, unix.SIGKILL))
-			if who != "the host program" && who != "inlay-launcher" {
+			switch who {
+			case "inlay-network", "inlay-bridge", "pasta":
 				gone("inlay-network")
 				gone("inlay-bridge")
 				gone(pasta)
+			case "inlay-init":
+				gone(who)
 			}
 			require.NoError(t, in.Close())
 			_ = cmd.Wait() // killed or not
