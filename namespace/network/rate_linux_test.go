@@ -272,6 +272,9 @@ func TestRates(t *testing.T) {
 	needHost(t)
 	needFigures(t)
 	groups := [][]uint64{{1e6, 5e6, 20e6, 100e6}, {1e9}}
+	if soak() {
+		groups = append(groups, []uint64{10e9}) // takes two processors
+	}
 	for _, rates := range groups {
 		for _, dir := range []struct {
 			name string
