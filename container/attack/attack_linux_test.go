@@ -168,7 +168,7 @@ func execIn(c *container.Container, w *world, opts ...container.JobOption) runne
 		if err != nil {
 			// How it is kept: /proc/PID/status has its state, its tracer and its signals.
 			status, unread := os.ReadFile(fmt.Sprintf("/proc/%d/status", proc.PID()))
-			return verdict{}, fmt.Errorf("%w; it is %s (%v)", err, status, unread)
+			return verdict{}, fmt.Errorf("%w; it is %s", errors.Join(err, unread), status)
 		}
 		if c.State() != container.StateRunning {
 			return verdict{}, fmt.Errorf("the container is %v", c.State())
