@@ -879,12 +879,13 @@ func (p *Process) cancel(cause error) error {
 	return nil
 }
 
-// begun tells whether the job's program has begun, so that it will end.
+// begun tells whether the job's program has begun, so that its end will be told. Of a
+// start that gave up just then it is not: its program may have begun as well.
 func (p *Process) begun() bool {
 	p.mu.Lock()
-	job := p.job
+	job, aborted := p.job, p.aborted
 	p.mu.Unlock()
-	if job == nil {
+	if job == nil || aborted {
 		return false
 	}
 	select {

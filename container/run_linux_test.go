@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"syscall"
@@ -608,14 +609,30 @@ func TestLife(t *testing.T) {
 // Close may come while Start is under way.
 func TestCloseDuringStart(t *testing.T) {
 	containertest.Census(t)
-	for range 50 {
+	var usual time.Duration // of the last start that Close did not end
+	for n := range 200 {
 		c, err := container.New(container.WithCommand("sleep", "1000"))
 		require.NoError(t, err)
 		started := make(chan error, 1)
-		go func() { started <- c.Start(context.Background()) }()
+		begun := time.Now()
+		var took time.Duration
+		go func() {
+			err := c.Start(context.Background())
+			took = time.Since(begun)
+			started <- err
+		}()
+		// At once, late, and at the very moment at which the job's program begins.
+		for n%4 > 0 && time.Since(begun) < usual*time.Duration(90+n%20)/100 {
+			runtime.Gosched()
+		}
+		if n == 0 {
+			err = <-started
+			started <- err
+		}
 		require.NoError(t, c.Close())
 		if err := <-started; err == nil {
 			<-c.Done()
+			usual = took
 		} else {
 			require.ErrorIs(t, err, container.ErrClosed)
 		}
