@@ -254,7 +254,8 @@ func (g *Group) Kill(ctx context.Context) error {
 		if err == nil {
 			return g.thawedEmpty(ctx)
 		}
-		if !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.EOPNOTSUPP) {
+		// ENODEV: somebody has removed the group, systemd an empty scope, since it was opened.
+		if !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.ENODEV) && !errors.Is(err, unix.EOPNOTSUPP) {
 			return &Error{Op: "write", Path: filepath.Join(g.t.places[u].path, g.rel, "cgroup.kill"), Err: err}
 		}
 	}
