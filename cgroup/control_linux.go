@@ -176,7 +176,7 @@ func (p *place) walk(rel string, f func(pid int)) error {
 func processesIn(dir int, name string, f func(pid int)) error {
 	fd, err := unix.Openat(dir, name, unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
-		if missingFile(err) || errors.Is(err, unix.ENODEV) {
+		if removed(err) {
 			return nil // removed meanwhile
 		}
 		return err
@@ -212,7 +212,7 @@ func (g *Group) event(name string) (int64, error) {
 	var buf [128]byte
 	n, err := p.read(g.rel, "cgroup.events", buf[:])
 	if err != nil {
-		if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENODEV) {
+		if removed(err) {
 			return 0, nil
 		}
 		return 0, &Error{Op: "read", Path: filepath.Join(p.path, g.rel, "cgroup.events"), Err: err}
@@ -254,8 +254,7 @@ func (g *Group) Kill(ctx context.Context) error {
 		if err == nil {
 			return g.thawedEmpty(ctx)
 		}
-		// ENODEV: somebody has removed the group, systemd an empty scope, since it was opened.
-		if !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.ENODEV) && !errors.Is(err, unix.EOPNOTSUPP) {
+		if !removed(err) && !errors.Is(err, unix.EOPNOTSUPP) {
 			return &Error{Op: "write", Path: filepath.Join(g.t.places[u].path, g.rel, "cgroup.kill"), Err: err}
 		}
 	}

@@ -596,6 +596,10 @@ func (g *Group) write(settings []setting) error {
 // openat was not asked for, but some kernels answer so.
 func missingFile(err error) bool { return errors.Is(err, unix.ENOENT) }
 
+// removed tells that a group is not there, or was removed, systemd's empty scope by
+// itself, since its file was opened: ENODEV.
+func removed(err error) bool { return missingFile(err) || errors.Is(err, unix.ENODEV) }
+
 func writeRemedy(s setting, err error) string {
 	switch {
 	case errors.Is(err, unix.ENODEV), errors.Is(err, unix.ENXIO):

@@ -73,10 +73,7 @@ func (r *running) mayConnect(ctx context.Context, start *netdriver.Start) (err e
 			return nil
 		}
 		// Of a program that is killed the kernel removes no bridge, no table and no ifb.
-		args, file, err := netdriver.Registered().Heir(start.StateDir)
-		if err == nil {
-			err = r.launcher.Bequeath(ctx, file, args...)
-		}
+		err := r.launcher.Bequeath(ctx, func() ([]string, string, error) { return netdriver.Registered().Heir(start.StateDir) })
 		if err != nil {
 			return &netdriver.Error{Op: "hold", Path: "network", Err: bare(err)}
 		}

@@ -130,21 +130,25 @@ func (l *Launcher) HoldGroups(ctx context.Context, fd int, folders [][2]string, 
 }
 
 // Bequeath has the launcher, at its end and after all else, become this program anew,
-// with these arguments, the name first, where there is a file at path then. It is for
-// what takes more than a few system calls to remove. A launcher has one heir: the first.
-func (l *Launcher) Bequeath(ctx context.Context, path string, args ...string) error {
+// with the arguments that heir returns, the name first, where there is a file at path
+// then. It is for what takes more than a few system calls to remove. A launcher has one
+// heir: only the first is asked for.
+func (l *Launcher) Bequeath(ctx context.Context, heir func() (args []string, path string, err error)) error {
 	l.mu.Lock()
-	heir := l.heir
+	first := !l.heir
 	l.heir = true
 	l.mu.Unlock()
-	if heir {
+	if !first {
 		return nil
 	}
-	b := plan.NewBuilder(plan.Teardown, Arch, &plan.Registers{})
-	b.Openat(plan.CWD, path, plan.OPATH|plan.OCLOEXEC, 0, "left")
-	env := launcherEnv()
-	b.Execve("/proc/self/exe", b.Strings(args), b.Strings(env), len(args), len(env))
-	err := l.keep(ctx, b.Plan(), rawproc.FirstHeld, nil, rawproc.FlagLast)
+	args, path, err := heir()
+	if err == nil {
+		b := plan.NewBuilder(plan.Teardown, Arch, &plan.Registers{})
+		b.Openat(plan.CWD, path, plan.OPATH|plan.OCLOEXEC, 0, "left")
+		env := launcherEnv()
+		b.Execve("/proc/self/exe", b.Strings(args), b.Strings(env), len(args), len(env))
+		err = l.keep(ctx, b.Plan(), rawproc.FirstHeld, nil, rawproc.FlagLast)
+	}
 	if err != nil {
 		l.mu.Lock()
 		l.heir = false

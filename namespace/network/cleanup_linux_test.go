@@ -90,6 +90,14 @@ func everything() container.Network {
 	return network.Bridge("every", network.Open(), network.DenyAll(), network.Publish(network.Port{Host: 8100, Container: 80}, network.Port{Protocol: "udp", Host: 8100, Container: 53}))
 }
 
+// inEveryWay has a job use all that the driver makes for a link.
+func inEveryWay(n container.Network) []container.Option {
+	return []container.Option{
+		container.WithCommand("true"), container.WithNetwork(n), container.WithBandwidth(container.Rate{Egress: 1e6, Ingress: 1e6, EgressPackets: 1e5, IngressPackets: 1e5}),
+		container.WithCapabilities("CAP_NET_ADMIN", "CAP_NET_RAW"),
+	}
+}
+
 // Whichever operation on the host's side fails, the start says so and the host is as
 // it was.
 func TestFailureAtEachOperation(t *testing.T) {
@@ -108,10 +116,7 @@ func TestFailureAtEachOperation(t *testing.T) {
 func failEach(t *testing.T, network container.Network, failed map[string]bool) {
 	t.Helper()
 	before := state(t)
-	opts := []container.Option{
-		container.WithCommand("true"), container.WithNetwork(network), container.WithBandwidth(container.Rate{Egress: 1e6, Ingress: 1e6, EgressPackets: 1e5, IngressPackets: 1e5}),
-		container.WithCapabilities("CAP_NET_ADMIN", "CAP_NET_RAW"),
-	}
+	opts := inEveryWay(network)
 	_, err := container.Run(timeout(t), opts...)
 	require.NoError(t, err)
 	asBefore(t, before)
@@ -147,16 +152,22 @@ func failEach(t *testing.T, network container.Network, failed map[string]bool) {
 	}
 }
 
-// children are the processes that the launcher has made.
-func children(t testing.TB, launcher int) []int {
+// children are the processes that one has made, by whichever of its threads.
+func children(t testing.TB, of int) (out []int) {
 	t.Helper()
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", launcher, launcher))
+	lists, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", of))
 	require.NoError(t, err)
-	var out []int
-	for _, f := range strings.Fields(string(text)) {
-		pid, err := strconv.Atoi(f)
+	for _, f := range lists {
+		text, err := os.ReadFile(f)
+		if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ESRCH) {
+			continue // a thread that has ended
+		}
 		require.NoError(t, err)
-		out = append(out, pid)
+		for _, n := range strings.Fields(string(text)) {
+			pid, err := strconv.Atoi(n)
+			require.NoError(t, err)
+			out = append(out, pid)
+		}
 	}
 	return out
 }
@@ -166,10 +177,7 @@ func children(t testing.TB, launcher int) []int {
 func TestDeathsAtEachOperation(t *testing.T) {
 	needHost(t)
 	before := state(t)
-	opts := []container.Option{
-		container.WithCommand("true"), container.WithNetwork(everything()), container.WithBandwidth(container.Rate{Egress: 1e6, Ingress: 1e6, EgressPackets: 1e5, IngressPackets: 1e5}),
-		container.WithCapabilities("CAP_NET_ADMIN", "CAP_NET_RAW"),
-	}
+	opts := inEveryWay(everything())
 	for _, who := range []string{"init", "launcher"} {
 		t.Run(who, func(t *testing.T) {
 			failures := 0
@@ -177,7 +185,7 @@ func TestDeathsAtEachOperation(t *testing.T) {
 				l, err := launcher.Acquire(timeout(t))
 				require.NoError(t, err)
 				var mu sync.Mutex
-				count, killed := 0, 0
+				count, killed := 0, false
 				hook := func(op, _ string) error {
 					mu.Lock()
 					defer mu.Unlock()
@@ -191,7 +199,7 @@ func TestDeathsAtEachOperation(t *testing.T) {
 					if who == "init" {
 						victims = children(t, l.PID()) // none has been reaped: the numbers are theirs
 					}
-					killed = 1
+					killed = true
 					for _, pid := range victims {
 						if err := unix.Kill(pid, unix.SIGKILL); err != nil && !errors.Is(err, unix.ESRCH) {
 							t.Errorf("kill %d: %v", pid, err)
@@ -203,7 +211,7 @@ func TestDeathsAtEachOperation(t *testing.T) {
 				_, err = container.Run(timeout(t), opts...)
 				fault.Hook.Store(nil)
 				l.Release()
-				if killed == 0 {
+				if !killed {
 					require.NoError(t, err)
 					break
 				}

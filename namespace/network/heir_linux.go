@@ -6,7 +6,6 @@ import (
 	"os"
 	"strconv"
 	"time"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -40,13 +39,8 @@ func (driver) Heir(stateDir string) (args []string, file string, err error) {
 
 // inherit prunes when the host program is gone.
 func inherit(stateDir, host string) error {
-	// What ps shows, instead of "exe".
-	name, err := unix.BytePtrFromString(heirName)
-	if err != nil {
+	if err := showName(); err != nil {
 		return err
-	}
-	if err := unix.Prctl(unix.PR_SET_NAME, uintptr(unsafe.Pointer(name)), 0, 0, 0); err != nil {
-		return os.NewSyscallError("prctl", err)
 	}
 	pid, err := strconv.Atoi(host)
 	if err != nil {

@@ -30,11 +30,7 @@ func init() {
 	if kind, err := unix.GetsockoptInt(controlFD, unix.SOL_SOCKET, unix.SO_TYPE); err != nil || kind != unix.SOCK_SEQPACKET {
 		return
 	}
-	// What ps shows, instead of "exe".
-	name, err := unix.BytePtrFromString(os.Args[0])
-	if err == nil {
-		err = unix.Prctl(unix.PR_SET_NAME, uintptr(unsafe.Pointer(name)), 0, 0, 0)
-	}
+	err := showName()
 	var c annexConfig
 	if err == nil {
 		err = json.Unmarshal([]byte(os.Args[1]), &c)
@@ -49,6 +45,15 @@ func init() {
 		os.Exit(1)
 	}
 	os.Exit(0)
+}
+
+// showName has ps show os.Args[0], instead of "exe".
+func showName() error {
+	name, err := unix.BytePtrFromString(os.Args[0])
+	if err != nil {
+		return err
+	}
+	return os.NewSyscallError("prctl", unix.Prctl(unix.PR_SET_NAME, uintptr(unsafe.Pointer(name)), 0, 0, 0))
 }
 
 // tell reports an error to the host program, if that is there.

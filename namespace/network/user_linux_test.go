@@ -13,7 +13,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
-	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -440,23 +439,6 @@ func TestUserRefused(t *testing.T) {
 func helpers(t testing.TB, pid int) map[string]int {
 	t.Helper()
 	found := map[string]int{}
-	children := func(of int) (out []int) {
-		lists, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", of))
-		require.NoError(t, err)
-		for _, f := range lists {
-			text, err := os.ReadFile(f)
-			if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ESRCH) {
-				continue // a thread that has ended
-			}
-			require.NoError(t, err)
-			for _, n := range strings.Fields(string(text)) {
-				pid, err := strconv.Atoi(n)
-				require.NoError(t, err)
-				out = append(out, pid)
-			}
-		}
-		return out
-	}
 	name := func(pid int) string {
 		text, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid))
 		if err != nil {
@@ -464,18 +446,18 @@ func helpers(t testing.TB, pid int) map[string]int {
 		}
 		return strings.TrimSpace(string(text))
 	}
-	for _, p := range children(pid) {
+	for _, p := range children(t, pid) {
 		n := name(p)
 		if n != "" {
 			found[n] = p
 		}
 		if n == "inlay-launcher" {
-			for _, p := range children(p) {
+			for _, p := range children(t, p) {
 				found["inlay-init"] = p // the container's, which has started one alone
 			}
 		}
 		if n == "inlay-network" {
-			for _, p := range children(p) {
+			for _, p := range children(t, p) {
 				found[name(p)] = p
 			}
 		}
