@@ -605,7 +605,7 @@ func ExampleContainer_Changes() {
 // A shell with a terminal: what is typed, and what is seen.
 func ExampleContainer_Terminal() {
 	ctx := context.Background()
-	c, err := container.New(container.WithCommand("sh", "-c", "stty size; read name; echo hello $name"), container.WithTerminal(24, 80))
+	c, err := container.New(container.WithCommand("sh", "-c", "read name; stty size; echo hello $name"), container.WithTerminal(24, 80))
 	if err != nil {
 		log.Fatal(err)
 	}
@@ -620,7 +620,7 @@ func ExampleContainer_Terminal() {
 	if !errors.Is(err, syscall.EIO) { // how a terminal ends
 		log.Fatal(err)
 	}
-	for _, line := range []string{"24 80\r\n", "you\r\n", "hello you\r\n"} {
+	for _, line := range []string{"you\r\n", "24 80\r\n", "hello you\r\n"} {
 		fmt.Println(strings.Contains(string(seen), line))
 	}
 	res, err := c.Wait(ctx)

@@ -63,6 +63,8 @@ type Process struct {
 	hang      *time.Timer // since it was killed, or the main job ended
 	left      *LeftError  // of a job that was given up on
 	aborted   bool        // its start failed
+	announced bool        // that it began was told, or will not be
+	early     []Event     // what happened before that
 	trace     []StepTime
 	res       *Result
 	err       error
@@ -170,6 +172,7 @@ func (p *Process) abort() {
 	streams := p.streams
 	p.streams = nil
 	p.aborted = true // nobody waits for its end
+	p.tellEarly()
 	if p.hang != nil {
 		p.hang.Stop()
 	}
@@ -457,13 +460,41 @@ func (p *Process) launch(ctx context.Context, init *launcher.Init, req *launcher
 		p.mu.Unlock()
 	}
 	p.watching()
+	p.announce()
+	p.part()
+	return nil
+}
+
+// announce tells that the job has begun, and what happened to it meanwhile.
+func (p *Process) announce() {
 	e := Event{Kind: EventExec, PID: p.PID()}
 	if p.isMain {
 		e.Kind, e.SetupTime = EventStarted, time.Since(p.start0)
 	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	p.r.c.events.add(e)
-	p.part()
-	return nil
+	p.tellEarly()
+}
+
+// tell adds an event of the job's, once it is told that the job has begun. Called with
+// the lock.
+func (p *Process) tell(e Event) {
+	if p.announced {
+		p.r.c.events.add(e)
+		return
+	}
+	e.Time = time.Now()
+	p.early = append(p.early, e)
+}
+
+// tellEarly adds what waited for that. Called with the lock.
+func (p *Process) tellEarly() {
+	p.announced = true
+	for _, e := range p.early {
+		p.r.c.events.add(e)
+	}
+	p.early = nil
 }
 
 func monotonic() int64 {
@@ -804,9 +835,9 @@ func (p *Process) note(why Status) bool {
 	p.times = append(p.times, time.Now())
 	switch why {
 	case MemoryLimit:
-		p.r.c.events.add(Event{Kind: EventOOM, PID: p.pid()})
+		p.tell(Event{Kind: EventOOM, PID: p.pid()})
 	case TimeLimit, CPUTimeLimit, OutputLimit, IdleLimit:
-		p.r.c.events.add(Event{Kind: EventLimit, PID: p.pid(), Status: why})
+		p.tell(Event{Kind: EventLimit, PID: p.pid(), Status: why})
 	case Exited, Signaled, SyscallRefused, Canceled, Killed, Lost: // no limits
 	}
 	return true
