@@ -43,11 +43,11 @@ func (c *Container) connect(ctx context.Context, e *endpoint) (net.Conn, error) 
 	// connected to itself: another try gets another.
 	const tries = 3
 	for try := 1; ; try++ {
-		file, err := c.socket(ctx, e)
+		fd, err := c.socket(ctx, e)
 		if err != nil {
 			return nil, err
 		}
-		conn, err := connection(ctx, file)
+		conn, err := connection(ctx, fd)
 		if err != nil {
 			return nil, err
 		}
@@ -64,10 +64,23 @@ func (c *Container) connect(ctx context.Context, e *endpoint) (net.Conn, error) 
 }
 
 // connection takes a socket over, once it is connected.
-func connection(ctx context.Context, file *os.File) (net.Conn, error) {
-	if err := established(ctx, file); err != nil {
-		_ = file.Close() // nothing was sent over it
+func connection(ctx context.Context, fd int) (net.Conn, error) {
+	// Over lo it mostly is by now. A file that blocks is nothing for Go's poller, which
+	// has the connection's own descriptor soon.
+	done, err := isConnected(fd)
+	if done && err == nil {
+		err = os.NewSyscallError("fcntl", unix.SetNonblock(fd, false))
+	}
+	if err != nil {
+		_ = unix.Close(fd) // nothing was sent over it
 		return nil, err
+	}
+	file := os.NewFile(uintptr(fd), "socket")
+	if !done {
+		if err := established(ctx, file); err != nil {
+			_ = file.Close() // the same
+			return nil, err
+		}
 	}
 	conn, err := net.FileConn(file)
 	if cerr := file.Close(); err == nil && cerr != nil {
@@ -95,10 +108,11 @@ func (c *Container) listen(ctx context.Context, network, address string) (net.Li
 
 // bind has init listen at an address.
 func (c *Container) bind(ctx context.Context, e *endpoint) (net.Listener, error) {
-	file, err := c.socket(ctx, e)
+	fd, err := c.socket(ctx, e)
 	if err != nil {
 		return nil, err
 	}
+	file := os.NewFile(uintptr(fd), "socket")
 	l, err := net.FileListener(file)
 	if cerr := file.Close(); err == nil && cerr != nil {
 		err = errors.Join(cerr, l.Close())
@@ -127,32 +141,32 @@ func (c *Container) bind(ctx context.Context, e *endpoint) (net.Listener, error)
 }
 
 // socket is a socket that init has made, and connected or bound.
-func (c *Container) socket(ctx context.Context, e *endpoint) (*os.File, error) {
+func (c *Container) socket(ctx context.Context, e *endpoint) (int, error) {
 	r, err := c.started()
 	if err != nil {
-		return nil, err
+		return -1, err
 	}
 	if ctx.Err() != nil {
-		return nil, contextError(ctx)
+		return -1, contextError(ctx)
 	}
 	if r.init == nil {
-		return nil, ErrClosed // its start has failed
+		return -1, ErrClosed // its start has failed
 	}
 	fd, err := r.init.Socket(ctx, &e.SocketRequest)
 	var failed *launcher.PlanError
 	switch {
 	case err == nil:
 	case errors.As(err, &failed):
-		return nil, os.NewSyscallError(socketCalls[failed.Step], failed.Errno)
+		return -1, os.NewSyscallError(socketCalls[failed.Step], failed.Errno)
 	case ctx.Err() != nil:
-		return nil, contextError(ctx)
+		return -1, contextError(ctx)
 	default:
-		return nil, ended(err)
+		return -1, ended(err)
 	}
 	if err := verify(fd, &e.SocketRequest); err != nil {
-		return nil, errors.Join(err, unix.Close(fd))
+		return -1, errors.Join(err, unix.Close(fd))
 	}
-	return os.NewFile(uintptr(fd), "socket"), nil
+	return fd, nil
 }
 
 // socketCalls are the steps of making a socket, by their calls.
@@ -187,7 +201,7 @@ func verify(fd int, r *launcher.SocketRequest) error {
 	return nil
 }
 
-// established waits until a socket is connected.
+// established waits until a socket is connected that was not a moment ago.
 func established(ctx context.Context, file *os.File) error {
 	raw, err := file.SyscallConn()
 	if err != nil {
@@ -198,14 +212,6 @@ func established(ctx context.Context, file *os.File) error {
 		var done bool
 		done, inner = isConnected(int(fd))
 		return done
-	}
-	// Over lo it mostly is by now.
-	done := false
-	if err := raw.Control(func(fd uintptr) { done = look(fd) }); err != nil {
-		return err
-	}
-	if done {
-		return inner
 	}
 	stop := context.AfterFunc(ctx, func() {
 		_ = file.SetWriteDeadline(time.Unix(1, 0)) // it is closed: nobody waits

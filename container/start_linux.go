@@ -165,7 +165,7 @@ func (r *running) start(ctx context.Context, once bool) error {
 	}
 	s := r.spec
 	r.plans = compileLauncher(s, r.host, r.builder())
-	req := &launcher.Request{}
+	req := &launcher.Request{Links: r.network != nil}
 	if r.groups != nil {
 		req.Cgroup = r.groups.home.born
 	}

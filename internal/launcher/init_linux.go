@@ -34,6 +34,10 @@ type Request struct {
 	// Trace is a file that the timed plans are written back to, as Plans has them,
 	// before Spawned; 0: none.
 	Trace int
+	// Links tells that links are made for init's network namespace while it makes its
+	// mounts: what the launcher does ahead waits for them, which want the same lock of
+	// the kernel's.
+	Links bool
 	// OnEmpty is called once, when nothing but init is left in the container, or
 	// init is gone. Like all such calls it must not block.
 	OnEmpty func()
@@ -180,6 +184,9 @@ func (l *Launcher) Spawn(ctx context.Context, r *Request) (*Init, error) {
 		h := rawproc.Header{
 			Op: rawproc.OpSpawn, ID: i.id, Clone: r.Clone, Prepare: uint32(r.Prepare), Parent: uint32(r.Parent),
 			Teardown: uint32(r.Teardown), ProcReg: uint32(r.ProcReg), Cgroup: r.Cgroup, StepIn: uint32(r.StepIn),
+		}
+		if r.Links {
+			h.Flags |= rawproc.FlagLinks
 		}
 		fds := traced(&h, append([]int{peer}, r.FDs...), r.Trace)
 		err = l.request(ctx, h, r.Plans, fds)

@@ -89,7 +89,7 @@ func serve(w *world) {
 			w.time[0], w.time[1] = spareSeconds, 0
 			timeout = w.base() + unsafe.Offsetof(w.time)
 		} else if w.spare.asked >= 2 {
-			w.time[0], w.time[1] = 0, spareAfter
+			w.time[0], w.time[1] = 0, w.spare.after
 			timeout = w.base() + unsafe.Offsetof(w.time)
 		}
 		n, errno := call(syscall.SYS_PPOLL, w.base()+unsafe.Offsetof(w.poll), 2, timeout, 0, 8, 0)
@@ -120,6 +120,9 @@ const (
 	// until then the init that was asked for last makes its mounts, and the kernel
 	// has one lock for both.
 	spareAfter = 7e5
+	// spareLinks is the same where links are made for it meanwhile: these and a new
+	// network namespace want one lock too.
+	spareLinks = 2e6
 )
 
 // prepareSpare clones an init ahead, while nobody waits: making a network
@@ -338,6 +341,10 @@ func (w *world) spawn(plans uintptr) {
 	}
 	if stepIn == 0 {
 		w.expect(h.Clone, h.Cgroup)
+		w.spare.after = spareAfter
+		if h.Flags&FlagLinks != 0 {
+			w.spare.after = spareLinks
+		}
 	}
 	kept := uintptr(0)
 	if teardown != 0 {

@@ -128,6 +128,7 @@ type spare struct {
 	asked uint32  // how often in a row
 
 	wantGroup uint32 // and the group
+	after     int64  // how many nanoseconds without a request pass before one is made
 }
 
 type msghdr struct {

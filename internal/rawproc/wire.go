@@ -102,6 +102,9 @@ const (
 	// FlagLast is of OpHold: the plan comes after all others. It does not return where it
 	// executes another program.
 	FlagLast = 32768
+	// FlagLinks is of OpSpawn: links are made for the init's network namespace. The next
+	// spare is made after them.
+	FlagLinks = 65536
 )
 
 // Options of a socket.

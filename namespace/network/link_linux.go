@@ -340,7 +340,10 @@ func (l *link) makeVeth(ns *os.File) error {
 	}
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name, attrs.MTU, attrs.Flags = l.name, l.mtu, net.FlagUp
+	// One queue, not one a CPU: they serve nobody here, and each has folders in /sys.
+	attrs.NumTxQueues, attrs.NumRxQueues = 1, 1
 	v := netlink.NewVeth(attrs)
+	v.PeerNumTxQueues, v.PeerNumRxQueues = 1, 1
 	v.PeerName, v.PeerMTU, v.PeerNamespace = inside, uint32(l.mtu), netlink.NsFd(ns.Fd())
 	if l.c.MAC != "" {
 		mac, err := net.ParseMAC(l.c.MAC)
