@@ -28,7 +28,11 @@ func TestBudgetRefused(t *testing.T) {
 	require.ErrorAs(t, err, &refused)
 	require.Equal(t, "WithMounts", refused.Option)
 	require.Contains(t, refused.Reason, dir)
-	require.Contains(t, refused.Remedy, "prjquota")
+	if hasQuotactlFD() {
+		require.Contains(t, refused.Remedy, "prjquota")
+	} else {
+		require.Contains(t, refused.Remedy, "Linux 5.14")
+	}
 	report, err := container.Probe(timeout(t), bind, sh("true"))
 	require.NoError(t, err)
 	require.ErrorAs(t, report.Err(), &refused)
@@ -41,10 +45,18 @@ func TestBudgetRefused(t *testing.T) {
 	require.Contains(t, droppedOptions(res.Dropped), "WithMounts")
 }
 
+func hasQuotactlFD() bool {
+	_, _, errno := unix.Syscall6(unix.SYS_QUOTACTL_FD, ^uintptr(0), 0, 0, 0, 0, 0)
+	return errno != unix.ENOSYS
+}
+
 // quotaDisk mounts a disk that keeps project quotas.
 func quotaDisk(t *testing.T) string {
 	t.Helper()
 	containertest.Require(t, containertest.Root)
+	if !hasQuotactlFD() {
+		t.Skip("needs Linux 5.14: quotactl_fd")
+	}
 	dir := t.TempDir()
 	image, at := filepath.Join(dir, "image"), filepath.Join(dir, "disk")
 	require.NoError(t, os.WriteFile(image, nil, 0o600))

@@ -237,6 +237,7 @@ func (b *bridge) open(ctx context.Context, c *config, stateDir string) (err erro
 	if b.locks, err = openLocks(ctx, stateDir); err != nil {
 		return fail("lock", stateDir, err, "the state directory must be writable, and another program that holds the lock run")
 	}
+	holdRules()
 	locked := true
 	defer func() {
 		if err == nil {
@@ -572,7 +573,7 @@ func (b *bridge) shut() error {
 	if b.h != nil {
 		b.h.Close()
 	}
-	return errors.Join(err, b.locks.set(unix.F_UNLCK, base(b.slot), 1<<32), b.locks.close())
+	return errors.Join(err, releaseRules(), b.locks.set(unix.F_UNLCK, base(b.slot), 1<<32), b.locks.close())
 }
 
 // remove takes the bridge away, or of somebody else's what belongs to its containers.

@@ -2,7 +2,6 @@ package network
 
 import (
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -11,8 +10,6 @@ import (
 	"github.com/google/nftables/binaryutil"
 	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
-
-	"github.com/inlay-dev/inlay/internal/fault"
 )
 
 // A bridge's table has the rules for all of its containers; a container that publishes
@@ -22,47 +19,9 @@ func tableName(bridge string) string { return "inlay-" + bridge }
 
 func ownTableName(bridge string, n uint32) string { return fmt.Sprintf("inlay-%s/%x", bridge, n) }
 
-// transact sends changes of the rules as one: all of them happen, or none.
-func transact(path string, change func(c *nftables.Conn)) error {
-	if err := fault.At("nft", path); err != nil {
-		return fail("nft", path, err, "")
-	}
-	c, err := nftables.New()
-	if err != nil {
-		return fail("nft", path, err, remedyNetlink)
-	}
-	change(c)
-	if err := c.Flush(); err != nil {
-		return fail("nft", path, err, remedyNetlink)
-	}
-	return nil
-}
-
-// replaceTable makes a table anew.
-func replaceTable(t *nftables.Table, fill func(c *nftables.Conn, t *nftables.Table)) error {
-	return transact(t.Name, func(c *nftables.Conn) {
-		c.AddTable(t) // so that there is one to delete
-		c.DelTable(t)
-		c.AddTable(t)
-		fill(c, t)
-	})
-}
-
 // guardTable is the one on the host's end of a container's link.
 func guardTable(bridge string, n uint32) *nftables.Table {
 	return &nftables.Table{Name: ownTableName(bridge, n), Family: nftables.TableFamilyNetdev}
-}
-
-func deleteTable(name string) error {
-	return dropTable(&nftables.Table{Name: name, Family: nftables.TableFamilyINet})
-}
-
-func dropTable(t *nftables.Table) error {
-	err := transact(t.Name, func(c *nftables.Conn) { c.DelTable(t) })
-	if errors.Is(err, unix.ENOENT) {
-		return nil
-	}
-	return err
 }
 
 // Names of the sets of addresses that have Open.
