@@ -354,7 +354,7 @@ var hostJob = register("host", func(args []string) int {
 		if err == nil {
 			err = c.Start(context.Background())
 		}
-		if errors.Is(err, errors.ErrUnsupported) && n == 2 { // before Linux 6.6
+		if errors.Is(err, errors.ErrUnsupported) && n > 0 { // before Linux 5.12, and 6.6
 			if c, err = container.New(opts[0]); err == nil {
 				err = c.Start(context.Background())
 			}

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -104,7 +105,7 @@ func TestMemoryFigures(t *testing.T) {
 				}
 				measure(0) // who reads the program first has it charged
 				bare := measure(0)
-				require.Contains(t, []string{"memory.peak", "memory.max_usage_in_bytes", "largest sample"}, bare.MemorySource)
+				require.Contains(t, []string{"memory.peak", "memory.max_usage_in_bytes", "largest sample", "ru_maxrss"}, bare.MemorySource)
 				memory := 128 << 20 / processes
 				res := measure(memory)
 				require.InDelta(t, processes*memory, res.MemoryPeak-bare.MemoryPeak, float64(processes*slack(memory)), "%d bytes each", memory)
@@ -130,11 +131,15 @@ func TestMemoryFigures(t *testing.T) {
 			t.Helper()
 			res := run(sh("head -c 40000000 /dev/zero >/m/x; sleep 1; rm /m/x"), container.WithMemoryLimit(256<<20))
 			require.True(t, res.Success(), "%v", res)
-			require.GreaterOrEqual(t, res.AnonPeak, int64(40_000_000), "it is the job's as much as what it allocates")
+			require.GreaterOrEqual(t, res.AnonPeak, 40_000_000-untold(), "it is the job's as much as what it allocates")
 			require.Equal(t, "largest sample", res.AnonSource)
 		})
 	})
 }
+
+// untold is what memory.stat may be short of: a kernel before Linux 5.14 tells what it
+// has charged in batches of 32 pages a processor.
+func untold() int64 { return int64(runtime.NumCPU() * 32 * os.Getpagesize()) }
 
 // What a job leaves in memory is the container's, and not the next job's.
 func TestEarlierFilesAreNotTheNextJobs(t *testing.T) {
@@ -155,7 +160,7 @@ func TestEarlierFilesAreNotTheNextJobs(t *testing.T) {
 	s, err := c.Stats(timeout(t))
 	require.NoError(t, err)
 	require.Greater(t, s.Memory.Now, int64(40_000_000))
-	require.GreaterOrEqual(t, s.Memory.Shmem, int64(40_000_000))
+	require.GreaterOrEqual(t, s.Memory.Shmem, 40_000_000-untold())
 	one("rm /tmp/x")
 	s, err = c.Stats(timeout(t))
 	require.NoError(t, err)
@@ -300,6 +305,12 @@ func TestLaunchesNeverWriteToCgroupProcs(t *testing.T) {
 func TestCPUIdle(t *testing.T) {
 	containertest.Census(t)
 	needGroups(t, "cpu", "cpuset")
+	_, err := container.Run(timeout(t), sh("true"), container.WithResources(cgroup.Limits{CPUIdle: true}))
+	var refused *container.LimitError
+	if errors.As(err, &refused) && strings.Contains(refused.Reason, "no cpu.idle") {
+		t.Skip("needs Linux 5.15: cpu.idle")
+	}
+	require.NoError(t, err)
 	var list []*container.Container
 	one := "0"
 	ordinary := uint64(100)
