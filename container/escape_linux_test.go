@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -359,10 +360,20 @@ func (r row) expected() map[string]string {
 	}
 	if !r.hidden() && (r.uid == r.procOwner || r.global) {
 		pass("open fd", "open map_files", "oom_score_adj") // their names, not what they lead to
+		if fdinfoByMode() {
+			pass("open fdinfo", "open fdinfo/3")
+		}
 	}
 	maps.DeleteFunc(want, func(name, _ string) bool { return r.global && slices.Contains(statistics, name) })
 	return want
 }
+
+// fdinfoByMode tells that /proc/PID/fdinfo, positions and flags of open files, is shown to
+// the process's user: since Linux 5.14 it asks as ptrace(2) does.
+var fdinfoByMode = sync.OnceValue(func() bool {
+	info, err := os.Stat("/proc/self/fdinfo")
+	return err == nil && info.Mode().Perm() == 0o500
+})
 
 // statistics can be read with CAP_SYS_ADMIN or CAP_PERFMON of the host's own user
 // namespace, on newer kernels: addresses, and an environment that is the
