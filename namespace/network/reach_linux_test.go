@@ -39,7 +39,7 @@ func all(lists ...[]question) (out []question) {
 // pairs, by TCP and UDP, IPv4 and IPv6.
 func TestReach(t *testing.T) {
 	needHost(t)
-	o := newOutside(t)
+	o := newBeyond(t)
 	var there *service
 	var err error
 	o.do(func() { there, err = serve("7002") })

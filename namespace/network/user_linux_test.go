@@ -12,7 +12,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"sync"
 	"syscall"
@@ -20,11 +19,11 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
-	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/inlay-dev/inlay/container"
 	"github.com/inlay-dev/inlay/containertest"
+	"github.com/inlay-dev/inlay/internal/outside"
 	"github.com/inlay-dev/inlay/namespace/network"
 )
 
@@ -51,138 +50,31 @@ func playWorld() int {
 }
 
 func makeWorld() error {
-	ready := make(chan error)
-	ns := make(chan *os.File, 1)
-	connected := make(chan struct{})
-	go func() { // the thread stays, for as long as the program
-		runtime.LockOSThread()
-		err := unix.Unshare(unix.CLONE_NEWNET)
-		if err == nil {
-			var f *os.File
-			f, err = os.Open("/proc/thread-self/ns/net")
-			ns <- f
-		}
-		ready <- err
-		<-connected
-		err = links("up", out4, out6, "")
-		if err == nil {
-			_, err = serve(askedPort)
-		}
+	var l net.Listener
+	return outside.Make(func() error {
+		_, err := serve(askedPort)
 		if err == nil {
 			err = serveRates()
 		}
-		var l net.Listener
 		if err == nil {
 			l, err = net.Listen("tcp", ":"+askingPort)
 		}
-		ready <- err
-		askOnDemand(l)
-	}()
-	if err := <-ready; err != nil {
 		return err
-	}
-	attrs := netlink.NewLinkAttrs()
-	attrs.Name = "out"
-	v := netlink.NewVeth(attrs)
-	f := <-ns
-	v.PeerName, v.PeerNamespace = "up", netlink.NsFd(f.Fd())
-	if err := errors.Join(netlink.LinkAdd(v), f.Close()); err != nil {
-		return err
-	}
-	close(connected)
-	if err := <-ready; err != nil {
-		return err
-	}
-	return links("out", hostOut4, hostOut6, out4+" "+out6)
-}
-
-// links gives a link its addresses, brings it and lo up, and makes a way out.
-func links(name, v4, v6, via string) error {
-	l, err := netlink.LinkByName(name)
-	if err != nil {
-		return err
-	}
-	lo, err := netlink.LinkByName("lo")
-	if err != nil {
-		return err
-	}
-	for _, a := range []*netlink.Addr{
-		{IPNet: &net.IPNet{IP: net.ParseIP(v4), Mask: net.CIDRMask(24, 32)}},
-		{IPNet: &net.IPNet{IP: net.ParseIP(v6), Mask: net.CIDRMask(64, 128)}, Flags: unix.IFA_F_NODAD},
-	} {
-		if err := netlink.AddrAdd(l, a); err != nil {
-			return err
-		}
-	}
-	if err := errors.Join(netlink.LinkSetUp(lo), netlink.LinkSetUp(l)); err != nil {
-		return err
-	}
-	for _, gw := range strings.Fields(via) {
-		if err := netlink.RouteAdd(&netlink.Route{LinkIndex: l.Attrs().Index, Gw: net.ParseIP(gw)}); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// pace is how fast bytes come, in bits a second, once the connection has settled.
-func pace(c net.Conn) (float64, error) {
-	buf := make([]byte, 64<<10)
-	count := func(d time.Duration) (n float64, err error) {
-		for end := time.Now().Add(d); err == nil && time.Now().Before(end); {
-			var k int
-			k, err = c.Read(buf)
-			n += float64(k)
-		}
-		return n, err
-	}
-	if _, err := count(500 * time.Millisecond); err != nil {
-		return 0, err
-	}
-	from := time.Now()
-	n, err := count(2 * time.Second)
-	return n * 8 / time.Since(from).Seconds(), err
-}
-
-// spill sends until nobody reads.
-func spill(c net.Conn) {
-	buf := make([]byte, 64<<10)
-	for {
-		if _, err := c.Write(buf); err != nil {
-			return
-		}
-	}
+	}, func() { askOnDemand(l) })
 }
 
 // serveRates serves the meter and the source.
 func serveRates() error {
-	for port, f := range map[string]func(net.Conn){
-		meterPort: func(c net.Conn) {
-			if rate, err := pace(c); err == nil {
-				_, _ = fmt.Fprintln(c, rate)  // who sends sees that nothing comes
-				_, _ = io.Copy(io.Discard, c) // a close would overtake it
-			}
-		},
-		sourcePort: spill,
-	} {
-		l, err := net.Listen("tcp", ":"+port)
-		if err != nil {
-			return err
+	err := outside.Serve(meterPort, func(c net.Conn) {
+		if rate, err := outside.Pace(c); err == nil {
+			_, _ = fmt.Fprintln(c, rate)  // who sends sees that nothing comes
+			_, _ = io.Copy(io.Discard, c) // a close would overtake it
 		}
-		go func() {
-			for {
-				c, err := l.Accept()
-				if err != nil {
-					return
-				}
-				go func() {
-					f(c)
-					_ = c.Close() // the other side has closed it or is told
-				}()
-			}
-		}()
+	})
+	if err == nil {
+		err = outside.Serve(sourcePort, outside.Spill)
 	}
-	return nil
+	return err
 }
 
 // paceJob prints how fast it receives from, or sends to, an address.
@@ -194,9 +86,9 @@ var paceJob = register("pace", func(args []string) int {
 	}
 	rate := 0.0
 	if args[0] == "receive" {
-		rate, err = pace(c)
+		rate, err = outside.Pace(c)
 	} else {
-		go spill(c)
+		go outside.Spill(c)
 		_, err = fmt.Fscanln(c, &rate)
 	}
 	if err != nil {

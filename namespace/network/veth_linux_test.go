@@ -14,7 +14,7 @@ import (
 // A pair without a bridge reaches what a bridge does, and is one container's alone.
 func TestVeth(t *testing.T) {
 	needHost(t)
-	o := newOutside(t)
+	o := newBeyond(t)
 	var there *service
 	var err error
 	o.do(func() { there, err = serve("7002") })

@@ -16,23 +16,24 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/inlay-dev/inlay/container"
+	"github.com/inlay-dev/inlay/internal/outside"
 	"github.com/inlay-dev/inlay/namespace/network"
 )
 
-// outside stands for the rest of the world: a network namespace beyond the host's own.
-type outside struct{ calls chan func() }
+// beyond stands for the rest of the world: a network namespace beyond the host's own.
+type beyond struct{ calls chan func() }
 
 // The addresses on the link between the host and outside, from networks that are for
 // documentation.
 const (
-	hostOut4, hostOut6 = "192.0.2.1", "2001:db8::1"
-	out4, out6         = "192.0.2.2", "2001:db8::2"
+	hostOut4, hostOut6 = outside.Host4, outside.Host6
+	out4, out6         = outside.IPv4, outside.IPv6
 )
 
-// newOutside makes it, with ways to all containers: it is the host that stands between.
-func newOutside(t testing.TB) *outside {
+// newBeyond makes it, with ways to all containers: it is the host that stands between.
+func newBeyond(t testing.TB) *beyond {
 	t.Helper()
-	o := &outside{calls: make(chan func())}
+	o := &beyond{calls: make(chan func())}
 	ready := make(chan error)
 	var h *netlink.Handle
 	var ns *os.File
@@ -95,7 +96,7 @@ func newOutside(t testing.TB) *outside {
 }
 
 // do has f called outside.
-func (o *outside) do(f func()) {
+func (o *beyond) do(f func()) {
 	done := make(chan struct{})
 	o.calls <- func() { defer close(done); f() }
 	<-done
@@ -129,7 +130,7 @@ func serve(port string) (*service, error) {
 			if err != nil {
 				return
 			}
-			_, _ = io.WriteString(c, host(c.RemoteAddr().String())) // who asked sees that it does not come
+			_, _ = io.WriteString(c, outside.Peer(c.RemoteAddr().String())) // who asked sees that it does not come
 			_ = c.Close()
 		}
 	})
@@ -150,14 +151,6 @@ func (s *service) close() error {
 	err := errors.Join(s.tcp.Close(), s.udp.Close())
 	s.wg.Wait()
 	return err
-}
-
-func host(address string) string {
-	h, _, err := net.SplitHostPort(address)
-	if err != nil {
-		return address
-	}
-	return strings.TrimPrefix(h, "::ffff:")
 }
 
 // A question that is expected to be answered waits long for it; one that is not, long
@@ -279,7 +272,7 @@ func compare(t testing.TB, from string, list []question, answers []string) {
 }
 
 // checkOutside asks from outside.
-func checkOutside(t testing.TB, o *outside, list []question) {
+func checkOutside(t testing.TB, o *beyond, list []question) {
 	t.Helper()
 	var answers []string
 	o.do(func() {

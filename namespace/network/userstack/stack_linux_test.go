@@ -10,18 +10,17 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
-	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/inlay-dev/inlay/container"
 	"github.com/inlay-dev/inlay/containertest"
+	"github.com/inlay-dev/inlay/internal/outside"
 	"github.com/inlay-dev/inlay/namespace/network"
 	"github.com/inlay-dev/inlay/namespace/network/userstack"
 	"github.com/inlay-dev/inlay/rootfs"
@@ -32,11 +31,9 @@ import (
 const (
 	roleEnv = "INLAY_TEST_ROLE" // "world", "host", "job"
 
-	hostOut4, hostOut6 = "192.0.2.1", "2001:db8::1"
-	out4, out6         = "192.0.2.2", "2001:db8::2"
-	echoPort           = "7002"
-	sourcePort         = "7011"
-	patience           = 10 * time.Second
+	echoPort   = "7002"
+	sourcePort = "7011"
+	patience   = 10 * time.Second
 )
 
 func TestMain(m *testing.M) {
@@ -45,7 +42,7 @@ func TestMain(m *testing.M) {
 	case role == "job":
 		err = job(os.Args[1], os.Args[2:])
 	case role == "world":
-		if err = makeWorld(); err == nil {
+		if err = outside.Make(serve, func() {}); err == nil {
 			err = again("host", 1000, syscall.CLONE_NEWUSER)
 		}
 	case role == "host" || os.Geteuid() == 0:
@@ -76,79 +73,17 @@ func again(role string, id int, flags uintptr) error {
 	return cmd.Run()
 }
 
-func makeWorld() error {
-	steps := make(chan error)
-	ns := make(chan int, 1)
-	go func() { // the thread stays, for as long as the program
-		runtime.LockOSThread()
-		err := unix.Unshare(unix.CLONE_NEWNET)
-		ns <- unix.Gettid()
-		steps <- err
-		<-steps // it is connected
-		if err = links("up", out4, out6, ""); err == nil {
-			err = serve()
-		}
-		steps <- err
-		select {}
-	}()
-	if err := <-steps; err != nil {
-		return err
-	}
-	attrs := netlink.NewLinkAttrs()
-	attrs.Name = "out"
-	v := netlink.NewVeth(attrs)
-	f, err := os.Open(fmt.Sprintf("/proc/self/task/%d/ns/net", <-ns))
-	if err != nil {
-		return err
-	}
-	v.PeerName, v.PeerNamespace = "up", netlink.NsFd(f.Fd())
-	if err := errors.Join(netlink.LinkAdd(v), f.Close()); err != nil {
-		return err
-	}
-	steps <- nil
-	if err := <-steps; err != nil {
-		return err
-	}
-	return links("out", hostOut4, hostOut6, out4+" "+out6)
-}
-
-// links gives a link its addresses, brings it and lo up, and makes a way out.
-func links(name, v4, v6, via string) error {
-	l, err := netlink.LinkByName(name)
-	if err != nil {
-		return err
-	}
-	lo, err := netlink.LinkByName("lo")
-	if err != nil {
-		return err
-	}
-	for _, a := range []*netlink.Addr{
-		{IPNet: &net.IPNet{IP: net.ParseIP(v4), Mask: net.CIDRMask(24, 32)}},
-		{IPNet: &net.IPNet{IP: net.ParseIP(v6), Mask: net.CIDRMask(64, 128)}, Flags: unix.IFA_F_NODAD},
-	} {
-		if err := netlink.AddrAdd(l, a); err != nil {
-			return err
-		}
-	}
-	if err := errors.Join(netlink.LinkSetUp(lo), netlink.LinkSetUp(l)); err != nil {
-		return err
-	}
-	for _, gw := range strings.Fields(via) {
-		if err := netlink.RouteAdd(&netlink.Route{LinkIndex: l.Attrs().Index, Gw: net.ParseIP(gw)}); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
 // serve answers questions with what was asked, the whole of it, and who it saw; on TCP
 // the answer comes once the asker has ended his side. The source sends without an end.
 func serve() error {
-	tcp, err := net.Listen("tcp", ":"+echoPort)
-	if err != nil {
-		return err
+	err := outside.Serve(echoPort, func(c net.Conn) {
+		if text, err := io.ReadAll(c); err == nil {
+			_, _ = fmt.Fprintf(c, "%s %s", text, outside.Peer(c.RemoteAddr().String())) // who asked sees that it does not come
+		}
+	})
+	if err == nil {
+		err = outside.Serve(sourcePort, outside.Spill)
 	}
-	source, err := net.Listen("tcp", ":"+sourcePort)
 	if err != nil {
 		return err
 	}
@@ -156,35 +91,6 @@ func serve() error {
 	if err != nil {
 		return err
 	}
-	seen := func(a net.Addr) string {
-		h, _, _ := net.SplitHostPort(a.String()) // an address of net's own
-		return strings.TrimPrefix(h, "::ffff:")
-	}
-	accept := func(l net.Listener, f func(net.Conn)) {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			go func() {
-				f(c)
-				_ = c.Close() // the other side sees what is missing
-			}()
-		}
-	}
-	go accept(tcp, func(c net.Conn) {
-		if text, err := io.ReadAll(c); err == nil {
-			_, _ = fmt.Fprintf(c, "%s %s", text, seen(c.RemoteAddr())) // who asked sees that it does not come
-		}
-	})
-	go accept(source, func(c net.Conn) {
-		buf := make([]byte, 64<<10)
-		for {
-			if _, err := c.Write(buf); err != nil {
-				return
-			}
-		}
-	})
 	go func() {
 		buf := make([]byte, 2000)
 		for {
@@ -192,7 +98,7 @@ func serve() error {
 			if err != nil {
 				return
 			}
-			_, _ = udp.WriteTo(fmt.Appendf(nil, "%s %s", buf[:n], seen(from)), from) // lost, as any packet may be
+			_, _ = udp.WriteTo(fmt.Appendf(nil, "%s %s", buf[:n], outside.Peer(from.String())), from) // lost, as any packet may be
 		}
 	}()
 	return nil
@@ -231,21 +137,8 @@ func job(what string, args []string) error {
 		_, err = os.Stdout.Write(buf[:n])
 		return err
 	case "pace":
-		buf := make([]byte, 64<<10)
-		count := func(d time.Duration) (n float64, err error) {
-			for end := time.Now().Add(d); err == nil && time.Now().Before(end); {
-				var k int
-				k, err = c.Read(buf)
-				n += float64(k)
-			}
-			return n, err
-		}
-		if _, err := count(500 * time.Millisecond); err != nil {
-			return err
-		}
-		from := time.Now()
-		n, err := count(2 * time.Second)
-		fmt.Print(n * 8 / time.Since(from).Seconds())
+		rate, err := outside.Pace(c)
+		fmt.Print(rate)
 		return err
 	}
 	return fmt.Errorf("no such job: %q", what)
@@ -298,13 +191,13 @@ func TestReach(t *testing.T) {
 	c := begin(t, container.WithNetwork(network.Bridge("")))
 	require.Contains(t, children(t), userstack.Name)
 	for _, proto := range []string{"tcp", "udp"} {
-		require.Equal(t, "hello "+hostOut4, do(t, c, "ask", proto, net.JoinHostPort(out4, echoPort), "hello"))
-		require.Equal(t, "hello "+hostOut6, do(t, c, "ask", proto, net.JoinHostPort(out6, echoPort), "hello"))
+		require.Equal(t, "hello "+outside.Host4, do(t, c, "ask", proto, net.JoinHostPort(outside.IPv4, echoPort), "hello"))
+		require.Equal(t, "hello "+outside.Host6, do(t, c, "ask", proto, net.JoinHostPort(outside.IPv6, echoPort), "hello"))
 	}
 	long := strings.Repeat("0123456789", 100_00)
-	require.Equal(t, long+" "+hostOut4, do(t, c, "ask", "tcp", net.JoinHostPort(out4, echoPort), long))
-	require.Equal(t, "refused", do(t, c, "ask", "tcp", net.JoinHostPort(out4, "7003"), "hello"))
-	for _, to := range []string{hostOut4, hostOut6, "127.0.0.1"} {
+	require.Equal(t, long+" "+outside.Host4, do(t, c, "ask", "tcp", net.JoinHostPort(outside.IPv4, echoPort), long))
+	require.Equal(t, "refused", do(t, c, "ask", "tcp", net.JoinHostPort(outside.IPv4, "7003"), "hello"))
+	for _, to := range []string{outside.Host4, outside.Host6, "127.0.0.1"} {
 		p, err := c.Exec(limit(t), container.WithCommand("/usr/bin/timeout", "1", "/run/test", "ask", "tcp", net.JoinHostPort(to, "7001"), "x"), container.WithEnv(roleEnv+"=job"))
 		require.NoError(t, err)
 		res, err := p.Wait(limit(t))
@@ -341,7 +234,7 @@ func TestRate(t *testing.T) {
 			c := begin(t, container.WithNetwork(network.Bridge("")), container.WithBandwidth(container.Rate{Ingress: uint64(rate)}))
 			last := 0.0
 			for range 20 { // a machine that is busy with something else is too slow, never too fast
-				_, err := fmt.Sscan(do(t, c, "pace", "tcp", net.JoinHostPort(out4, sourcePort)), &last)
+				_, err := fmt.Sscan(do(t, c, "pace", "tcp", net.JoinHostPort(outside.IPv4, sourcePort)), &last)
 				require.NoError(t, err)
 				t.Logf("%.0f bit/s", last)
 				if last >= 0.9*rate {
