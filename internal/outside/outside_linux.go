@@ -14,8 +14,10 @@ import (
 
 // The addresses of the host's way out, and of what is there.
 const (
-	Host4, Host6 = "192.0.2.1", "2001:db8::1"
-	IPv4, IPv6   = "192.0.2.2", "2001:db8::2"
+	Host4 = "192.0.2.1"
+	Host6 = "2001:db8::1"
+	IPv4  = "192.0.2.2"
+	IPv6  = "2001:db8::2"
 )
 
 // Make makes that namespace and connects it with the caller's, a link called out. In it
