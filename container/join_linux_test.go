@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -46,20 +47,24 @@ func parseLinks(text string) map[namespace.Kind]string {
 // needKill skips where a container without a PID namespace of its own cannot be ended.
 func needKill(t testing.TB) {
 	t.Helper()
-	const needs = "needs cgroup.kill: Linux 5.14, and a control group of v2 to write to"
+	if !canKill(t) {
+		t.Skip("needs cgroup.kill: Linux 5.14, and a control group of v2 to write to")
+	}
+}
+
+func canKill(t testing.TB) bool {
+	t.Helper()
 	top := containertest.Groups(t)
 	if top == nil {
-		t.Skip(needs)
+		return false
 	}
 	g, err := top.Create(fmt.Sprintf("inlay-%d-%d", os.Getpid(), time.Now().UnixNano()), cgroup.Limits{})
 	require.NoError(t, err)
 	defer func() { require.NoError(t, g.Delete(t.Context())) }()
-	for _, p := range g.Paths() {
-		if _, err := os.Stat(filepath.Join(p, "cgroup.kill")); err == nil {
-			return
-		}
-	}
-	t.Skip(needs)
+	return slices.ContainsFunc(g.Paths(), func(p string) bool {
+		_, err := os.Stat(filepath.Join(p, "cgroup.kill"))
+		return err == nil
+	})
 }
 
 // needInit skips where init has its jobs' id, who could end it in another's namespace.
