@@ -69,6 +69,8 @@ static void perf_cpu(char **arg) { count_events(PERF_COUNT_SW_CPU_CLOCK, -1, 0, 
 
 static void userfaultfd(char **arg) {
 	int fd = syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK | UFFD_USER_MODE_ONLY);
+	if (fd < 0 && errno == EINVAL) // before Linux 5.11 there is no such mode
+		fd = syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK);
 	if (fd < 0) {
 		refused("userfaultfd");
 		int dev = open("/dev/userfaultfd", O_RDWR | O_CLOEXEC);
