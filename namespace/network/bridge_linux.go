@@ -559,7 +559,8 @@ func setSysctl(name, value string) error {
 // close leaves the bridge, and removes it where it is inlay's and nobody uses it.
 func (b *bridge) close() error {
 	if err := b.locks.lock(context.Background()); err != nil {
-		return fail("lock", b.name, err, "")
+		b.h.Close()
+		return errors.Join(fail("lock", b.name, err, ""), releaseRules(), b.locks.close())
 	}
 	return b.shut()
 }

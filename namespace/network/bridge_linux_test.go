@@ -169,3 +169,16 @@ func TestForeignBridge(t *testing.T) {
 	require.NoError(t, here.close())
 	asBefore(t, before)
 }
+
+// To look what this host allows changes none of its rules, a bridge in use or not.
+func TestProbeLeavesRules(t *testing.T) {
+	needHost(t)
+	bridge := container.WithNetwork(network.Bridge(""))
+	c := start(t, bridge)
+	before := state(t)
+	report, err := container.Probe(timeout(t), bridge)
+	require.NoError(t, err)
+	require.NoError(t, report.Err())
+	asBefore(t, before)
+	require.NoError(t, c.Close())
+}

@@ -63,7 +63,7 @@ func tryLinks() (missing []string, err error) {
 	if err := h.LinkAdd(v); err != nil {
 		return nil, fail("make veth", attrs.Name, err, remedyNetlink)
 	}
-	if err := replaceTable(&nftables.Table{Name: "try", Family: nftables.TableFamilyINet}, func(c *nftables.Conn, t *nftables.Table) {
+	if err := tryTable(&nftables.Table{Name: "try", Family: nftables.TableFamilyINet}, func(c *nftables.Conn, t *nftables.Table) {
 		priority := *nftables.ChainPriorityNATSource
 		ch := c.AddChain(&nftables.Chain{Table: t, Name: "try", Type: nftables.ChainTypeNAT, Hooknum: nftables.ChainHookPostrouting, Priority: &priority})
 		c.AddRule(&nftables.Rule{Table: t, Chain: ch, Exprs: join(established(), masquerade())})

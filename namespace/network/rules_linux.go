@@ -61,26 +61,48 @@ func transact(path string, change func(c *nftables.Conn)) (err error) {
 			return fail("nft", path, err, remedyNetlink)
 		}
 	}
-	change(rules.conn)
-	err = rules.conn.Flush()
+	err = send(rules.conn, path, change)
 	if err != nil || rules.users == 0 {
 		// What answers an error has left is for nobody's next change.
 		err = errors.Join(err, closeRules())
 	}
-	if err != nil {
+	return err
+}
+
+func send(c *nftables.Conn, path string, change func(c *nftables.Conn)) error {
+	change(c)
+	if err := c.Flush(); err != nil {
 		return fail("nft", path, err, remedyNetlink)
 	}
 	return nil
 }
 
-// replaceTable makes a table anew.
-func replaceTable(t *nftables.Table, fill func(c *nftables.Conn, t *nftables.Table)) error {
-	return transact(t.Name, func(c *nftables.Conn) {
+// anew is the change that makes a table anew.
+func anew(t *nftables.Table, fill func(c *nftables.Conn, t *nftables.Table)) func(c *nftables.Conn) {
+	return func(c *nftables.Conn) {
 		c.AddTable(t) // so that there is one to delete
 		c.DelTable(t)
 		c.AddTable(t)
 		fill(c, t)
-	})
+	}
+}
+
+// replaceTable makes a table anew.
+func replaceTable(t *nftables.Table, fill func(c *nftables.Conn, t *nftables.Table)) error {
+	return transact(t.Name, anew(t, fill))
+}
+
+// tryTable makes one in the network namespace of the caller's thread, which the socket
+// that is kept is not of.
+func tryTable(t *nftables.Table, fill func(c *nftables.Conn, t *nftables.Table)) error {
+	if err := fault.At("nft", t.Name); err != nil {
+		return fail("nft", t.Name, err, "")
+	}
+	c, err := nftables.New()
+	if err != nil {
+		return fail("nft", t.Name, err, remedyNetlink)
+	}
+	return send(c, t.Name, anew(t, fill))
 }
 
 func deleteTable(name string) error {
