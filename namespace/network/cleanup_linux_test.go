@@ -32,6 +32,9 @@ func state(t testing.TB) []string {
 	t.Helper()
 	var out []string
 	links, err := netlink.LinkList()
+	for errors.Is(err, netlink.ErrDumpInterrupted) { // one came or went meanwhile
+		links, err = netlink.LinkList()
+	}
 	require.NoError(t, err)
 	for _, l := range links {
 		out = append(out, "link "+l.Attrs().Name)
