@@ -105,7 +105,11 @@ func TestMemoryFigures(t *testing.T) {
 				}
 				measure(0) // who reads the program first has it charged
 				bare := measure(0)
-				require.Contains(t, []string{"memory.peak", "memory.max_usage_in_bytes", "largest sample", "ru_maxrss"}, bare.MemorySource)
+				sources := []string{"memory.peak", "memory.max_usage_in_bytes", "largest sample"}
+				if !canKill(t) { // Linux 5.10 has no memory.peak either, and the job may end before a sample
+					sources = append(sources, "ru_maxrss")
+				}
+				require.Contains(t, sources, bare.MemorySource)
 				memory := 128 << 20 / processes
 				res := measure(memory)
 				require.InDelta(t, processes*memory, res.MemoryPeak-bare.MemoryPeak, float64(processes*slack(memory)), "%d bytes each", memory)
@@ -131,15 +135,21 @@ func TestMemoryFigures(t *testing.T) {
 			t.Helper()
 			res := run(sh("head -c 40000000 /dev/zero >/m/x; sleep 1; rm /m/x"), container.WithMemoryLimit(256<<20))
 			require.True(t, res.Success(), "%v", res)
-			require.GreaterOrEqual(t, res.AnonPeak, 40_000_000-untold(), "it is the job's as much as what it allocates")
+			require.GreaterOrEqual(t, res.AnonPeak, 40_000_000-untold(t), "it is the job's as much as what it allocates")
 			require.Equal(t, "largest sample", res.AnonSource)
 		})
 	})
 }
 
-// untold is what memory.stat may be short of: a kernel before Linux 5.14 tells what it
-// has charged in batches of 32 pages a processor.
-func untold() int64 { return int64(runtime.NumCPU() * 32 * os.Getpagesize()) }
+// untold is what memory.stat may be short of: before Linux 5.14, which has cgroup.kill,
+// the kernel tells what it has charged in batches of 32 pages a processor.
+func untold(t testing.TB) int64 {
+	t.Helper()
+	if canKill(t) {
+		return 0
+	}
+	return int64(runtime.NumCPU() * 32 * os.Getpagesize())
+}
 
 // What a job leaves in memory is the container's, and not the next job's.
 func TestEarlierFilesAreNotTheNextJobs(t *testing.T) {
@@ -160,7 +170,7 @@ func TestEarlierFilesAreNotTheNextJobs(t *testing.T) {
 	s, err := c.Stats(timeout(t))
 	require.NoError(t, err)
 	require.Greater(t, s.Memory.Now, int64(40_000_000))
-	require.GreaterOrEqual(t, s.Memory.Shmem, 40_000_000-untold())
+	require.GreaterOrEqual(t, s.Memory.Shmem, 40_000_000-untold(t))
 	one("rm /tmp/x")
 	s, err = c.Stats(timeout(t))
 	require.NoError(t, err)

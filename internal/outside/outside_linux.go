@@ -20,11 +20,10 @@ const (
 	IPv6  = "2001:db8::2"
 )
 
-// Make makes that namespace and connects it with the caller's, a link called out. In it
-// serve is called, which leaves goroutines that serve; then they are, on the thread that
-// stays there for as long as the program: before it returns, and after is called in the
-// end, on the same thread. Root of a user namespace with the caller's network namespace
-// may do this.
+// Make makes that namespace and connects it with the caller's by a link called out. There
+// it calls serve, which leaves goroutines that serve, before it returns, and then after,
+// which may stay. Both are called on a thread that is in the namespace as long as the
+// program. It takes root of a user namespace with a network namespace.
 func Make(serve func() error, after func()) error {
 	ready := make(chan error)
 	ns := make(chan *os.File, 1)
@@ -43,6 +42,9 @@ func Make(serve func() error, after func()) error {
 			err = serve()
 		}
 		ready <- err
+		if err != nil {
+			return // the thread ends, and the namespace with it
+		}
 		after()
 		select {}
 	}()

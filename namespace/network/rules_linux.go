@@ -51,9 +51,6 @@ func closeRules() error {
 
 // transact sends changes of the rules as one: all of them happen, or none.
 func transact(path string, change func(c *nftables.Conn)) (err error) {
-	if err := fault.At("nft", path); err != nil {
-		return fail("nft", path, err, "")
-	}
 	rules.Lock()
 	defer rules.Unlock()
 	if rules.conn == nil {
@@ -70,6 +67,9 @@ func transact(path string, change func(c *nftables.Conn)) (err error) {
 }
 
 func send(c *nftables.Conn, path string, change func(c *nftables.Conn)) error {
+	if err := fault.At("nft", path); err != nil {
+		return fail("nft", path, err, "")
+	}
 	change(c)
 	if err := c.Flush(); err != nil {
 		return fail("nft", path, err, remedyNetlink)
@@ -95,9 +95,6 @@ func replaceTable(t *nftables.Table, fill func(c *nftables.Conn, t *nftables.Tab
 // tryTable makes one in the network namespace of the caller's thread, which the socket
 // that is kept is not of.
 func tryTable(t *nftables.Table, fill func(c *nftables.Conn, t *nftables.Table)) error {
-	if err := fault.At("nft", t.Name); err != nil {
-		return fail("nft", t.Name, err, "")
-	}
 	c, err := nftables.New()
 	if err != nil {
 		return fail("nft", t.Name, err, remedyNetlink)
